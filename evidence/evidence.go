@@ -1,0 +1,296 @@
+// Package evidence is the wire format of what a node says about itself: a CMW
+// collection (RFC 9999, JSON) of one TPM quote and the items it stands for.
+//
+// Nothing here is believed. The package says what was sent, in one encoding
+// only (Parse accepts exactly what Marshal writes), and what the quote must
+// have signed for the items to belong to it ([Evidence.Binding]).
+package evidence
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/veraison/cmw"
+)
+
+// CollectionType is the value of "__cmwc_t", MediaType the type of the whole.
+const (
+	CollectionType = "tag:writ,2026:tpm-evidence#v1"
+	MediaType      = "application/cmw+json"
+)
+
+// Limits: a request, a boot log, a small item (bytes).
+const (
+	MaxSize    = 16 << 20
+	MaxBootLog = 4 << 20
+	maxItem    = 64 << 10
+)
+
+// The labels of the items, in the order they are bound and written.
+const (
+	BindKey = "bind-key" // JWK of the agent's P-256 key of this boot
+	EKCert  = "ek-cert"  // DER
+	IMALog  = "ima-log"  // binary_runtime_measurements, grows
+	KeyCert = "key-cert" // TPM2_Certify of bind-key
+	OSLog   = "os-log"   // systemd's tpm2-measure.log, grows
+	quote   = "quote"
+	Ask     = "request"  // a Request
+	UEFILog = "uefi-log" // binary_bios_measurements
+)
+
+type kind struct {
+	label, media string
+	ind          cmw.Indicator
+	max          int
+	bound        bool // covered by the binding; the lists that grow while quoting are not
+}
+
+var kinds = []kind{
+	{BindKey, "application/jwk+json", cmw.Evidence, maxItem, true},
+	{EKCert, "application/pkix-cert", cmw.Endorsements, maxItem, true},
+	{IMALog, "application/vnd.writ.ima-log", cmw.Evidence, MaxSize, false},
+	{KeyCert, "application/vnd.writ.tpm2-certify+json", cmw.Evidence, maxItem, true},
+	{OSLog, "application/json-seq", cmw.Evidence, MaxBootLog, false},
+	{quote, "application/vnd.writ.tpm2-quote+json", cmw.Evidence, maxItem, false},
+	{Ask, "application/vnd.writ.request+json", cmw.Evidence, maxItem, true},
+	{UEFILog, "application/vnd.writ.tcg-event-log", cmw.Evidence, MaxBootLog, true},
+}
+
+// Item is one part of the evidence. A zero Item is absent.
+type Item struct {
+	Content []byte // what was sent: nil when the item is only named by its digest
+	Digest  []byte // SHA-256 of the full content, when the sender names the item so (";digest=sha-256")
+	Offset  uint64 // where Content begins in the full content (";offset=N", ima-log only)
+}
+
+// Present reports whether the item was sent in any form.
+func (i Item) Present() bool { return i.Content != nil || i.Digest != nil }
+
+// sum is the digest of the full content.
+func (i Item) sum() [32]byte {
+	if i.Digest != nil {
+		return [32]byte(i.Digest)
+	}
+	return sha256.Sum256(i.Content)
+}
+
+// Evidence is one parsed collection.
+type Evidence struct {
+	Quote Quote
+	items map[string]Item
+}
+
+// New starts a collection around a quote.
+func New(q Quote) *Evidence { return &Evidence{Quote: q, items: map[string]Item{}} }
+
+// Item returns the item with one of the labels above; it is absent when zero.
+func (e *Evidence) Item(label string) Item { return e.items[label] }
+
+// Set puts an item in place; a zero Item removes it.
+func (e *Evidence) Set(label string, it Item) {
+	if !it.Present() {
+		delete(e.items, label)
+		return
+	}
+	e.items[label] = it
+}
+
+// Full returns a copy in which an item is replaced by its whole content, as it
+// is stored, judged and bundled. It refuses content that is not the one the
+// item names.
+func (e *Evidence) Full(label string, content []byte) (*Evidence, error) {
+	it := e.items[label]
+	if it.Digest != nil && sha256.Sum256(content) != it.sum() {
+		return nil, fmt.Errorf("completing %s: expected content with SHA-256 %x, found %x", label, it.Digest, sha256.Sum256(content))
+	}
+	if n := uint64(len(it.Content)); it.Digest == nil && (it.Offset+n > uint64(len(content)) || !bytes.Equal(content[it.Offset:it.Offset+n], it.Content)) {
+		return nil, fmt.Errorf("completing %s: the %d bytes sent for offset %d are not those of the %d bytes held", label, n, it.Offset, len(content))
+	}
+	out := &Evidence{Quote: e.Quote, items: make(map[string]Item, len(e.items))}
+	for l, i := range e.items {
+		out.items[l] = i
+	}
+	out.items[label] = Item{Content: content}
+	return out, nil
+}
+
+// Request returns the decoded request item.
+func (e *Evidence) Request() (Request, error) {
+	it := e.items[Ask]
+	if it.Content == nil {
+		return Request{}, errors.New("reading request: no such item in the evidence")
+	}
+	return ParseRequest(it.Content)
+}
+
+// Digest is the identity of full evidence, the same for the wire, the store
+// and a bundle: SHA-256 over (label, 0, SHA-256 of the full content) of every
+// item in label order.
+func (e *Evidence) Digest() [32]byte {
+	h := sha256.New()
+	for _, k := range kinds {
+		var sum [32]byte
+		switch it := e.items[k.label]; {
+		case k.label == quote:
+			sum = sha256.Sum256(e.Quote.marshal())
+		case it.Present():
+			sum = it.sum()
+		default:
+			continue
+		}
+		h.Write([]byte(k.label))
+		h.Write([]byte{0})
+		h.Write(sum[:])
+	}
+	return [32]byte(h.Sum(nil))
+}
+
+// Marshal writes the collection. Labels are in ascending order and there is no
+// white space, so that equal evidence has equal bytes.
+func (e *Evidence) Marshal() ([]byte, error) {
+	c, err := cmw.NewCollection(CollectionType)
+	if err != nil {
+		return nil, fmt.Errorf("writing evidence: %w", err)
+	}
+	for _, k := range kinds {
+		it := e.items[k.label]
+		if k.label == quote {
+			it = Item{Content: e.Quote.marshal()}
+		}
+		if !it.Present() {
+			continue
+		}
+		value, media := it.Content, k.media
+		switch {
+		case it.Digest != nil:
+			value, media = it.Digest, media+";digest=sha-256"
+		case it.Offset > 0:
+			media += ";offset=" + strconv.FormatUint(it.Offset, 10)
+		}
+		m, err := cmw.NewMonad(media, value, k.ind)
+		if err == nil {
+			err = c.AddCollectionItem(k.label, m)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("writing %s: %w", k.label, err)
+		}
+	}
+	return c.MarshalJSON()
+}
+
+// Parse reads a collection strictly: known labels, each once, each with its
+// own media type, within the limits, in the one encoding Marshal writes.
+func Parse(b []byte) (*Evidence, error) {
+	if len(b) > MaxSize {
+		return nil, fmt.Errorf("reading evidence: %d bytes, at most %d are allowed", len(b), MaxSize)
+	}
+	// Decoded by hand: cmw v0.2.0 panics on an item such as ["a/b",1].
+	var raw map[string]json.RawMessage
+	if err := json.Unmarshal(b, &raw); err != nil {
+		return nil, fmt.Errorf("reading evidence: not a JSON object: %w", err)
+	}
+	var typ string
+	if err := json.Unmarshal(raw["__cmwc_t"], &typ); err != nil || typ != CollectionType {
+		return nil, fmt.Errorf("reading evidence: expected a collection of type %q, found %q", CollectionType, typ)
+	}
+	delete(raw, "__cmwc_t")
+	e := &Evidence{items: map[string]Item{}}
+	for label, r := range raw {
+		if err := e.parseItem(label, r); err != nil {
+			return nil, fmt.Errorf("reading %.40q: %w", label, err)
+		}
+	}
+	if _, ok := raw[quote]; !ok {
+		return nil, errors.New("reading evidence: no quote in it")
+	}
+	back, err := e.Marshal()
+	if err != nil {
+		return nil, fmt.Errorf("reading evidence: %w", err)
+	}
+	if !bytes.Equal(back, b) {
+		return nil, errors.New("reading evidence: not in the canonical form (labels ascending, each once, no white space, unpadded base64url)")
+	}
+	return e, nil
+}
+
+func (e *Evidence) parseItem(label string, r json.RawMessage) error {
+	i := slices.IndexFunc(kinds, func(k kind) bool { return k.label == label })
+	if i < 0 {
+		return errors.New("not an item of this collection")
+	}
+	k := kinds[i]
+	var parts []json.RawMessage
+	if err := json.Unmarshal(r, &parts); err != nil || len(parts) != 3 {
+		return errors.New("expected [media type, base64url, indicator]")
+	}
+	var media, value string
+	if json.Unmarshal(parts[0], &media) != nil || json.Unmarshal(parts[1], &value) != nil {
+		return errors.New("expected [media type, base64url, indicator]")
+	}
+	if base64.RawURLEncoding.DecodedLen(len(value)) > k.max {
+		return fmt.Errorf("more than %d bytes", k.max)
+	}
+	content, err := base64.RawURLEncoding.DecodeString(value)
+	if err != nil || len(content) == 0 {
+		return errors.New("not base64url, or empty")
+	}
+	if label == quote {
+		if media != k.media {
+			return fmt.Errorf("expected media type %s, found %.80q", k.media, media)
+		}
+		e.Quote, err = parseQuote(content)
+		return err
+	}
+	it, err := k.item(media, content)
+	if err != nil {
+		return err
+	}
+	e.items[label] = it
+	return nil
+}
+
+// item splits off the one parameter an item may have.
+func (k kind) item(media string, content []byte) (Item, error) {
+	base, param, has := strings.Cut(media, ";")
+	if base != k.media {
+		return Item{}, fmt.Errorf("expected media type %s, found %.80q", k.media, media)
+	}
+	if !has {
+		return Item{Content: content}, nil
+	}
+	if off, ok := strings.CutPrefix(param, "offset="); ok && k.label == IMALog {
+		n, err := strconv.ParseUint(off, 10, 40)
+		if err != nil || n == 0 {
+			return Item{}, fmt.Errorf("bad offset %.20q", off)
+		}
+		return Item{Content: content, Offset: n}, nil
+	}
+	if param == "digest=sha-256" && k.label == UEFILog {
+		if len(content) != sha256.Size {
+			return Item{}, fmt.Errorf("expected a digest of 32 bytes, found %d", len(content))
+		}
+		return Item{Digest: content}, nil
+	}
+	return Item{}, fmt.Errorf("parameter %.40q is not allowed here", param)
+}
+
+// MarshalJSON writes the collection itself, so that a bundle carries evidence
+// as it was sent.
+func (e *Evidence) MarshalJSON() ([]byte, error) { return e.Marshal() }
+
+// UnmarshalJSON is [Parse].
+func (e *Evidence) UnmarshalJSON(b []byte) error {
+	p, err := Parse(b)
+	if err != nil {
+		return err
+	}
+	*e = *p
+	return nil
+}

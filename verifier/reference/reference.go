@@ -1,0 +1,254 @@
+// Package reference holds the reference values evidence is appraised against:
+// which TPMs, which boot events and which files are known, as a signed JSON
+// document whose generation only rises.
+//
+// A set is closed. A PCR it does not mention, a section that a required claim
+// needs and that is missing, an empty list: each of them denies. It never
+// speaks of PCR values, only of the events behind them, so that a verdict can
+// name what was wrong.
+package reference
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+
+	"github.com/writ-attestation/writ/tpm"
+)
+
+// MaxSize bounds a set (bytes).
+const MaxSize = 16 << 20
+
+// Claims of the AR4SI trustworthiness vector that a set may require.
+const (
+	InstanceIdentity = "instance-identity"
+	Configuration    = "configuration"
+	Executables      = "executables"
+	FileSystem       = "file-system"
+	Hardware         = "hardware"
+)
+
+// Set is one version of the reference values of a machine class.
+type Set struct {
+	V          int      `json:"v"`                    // 1
+	Name       string   `json:"name"`                 // the machine class it speaks of
+	Generation uint64   `json:"generation"`           // strictly rises per name
+	NotBefore  int64    `json:"not_before,omitempty"` // Unix seconds; 0: not limited
+	NotAfter   int64    `json:"not_after,omitempty"`
+	Bank       string   `json:"bank"`     // the PCR bank of every digest below, "sha256"
+	Required   []string `json:"required"` // claims that must be affirming for a grant
+	TPM        TPM      `json:"tpm"`
+	SecureBoot string   `json:"secure_boot"` // "required" or "any"; anything else denies
+	PCRs       []PCR    `json:"pcrs"`        // ascending, each once
+	IMA        *IMA     `json:"ima,omitempty"`
+	Deny       []Listed `json:"deny,omitempty"`       // digests refused wherever they appear
+	Vulnerable []Listed `json:"vulnerable,omitempty"` // digests that lower trust wherever they appear
+
+	files map[string]*File
+	lists map[string]Judgement
+	pcrs  map[int]*PCR
+}
+
+// TPM says which TPMs are genuine hardware.
+type TPM struct {
+	Vendors []string `json:"vendors"` // TPM manufacturer ids as in EK certificates, such as "id:53544D20"
+}
+
+// How the events of a PCR are compared.
+const (
+	Match  = "match"  // exactly these events in this order
+	Extend = "extend" // these events first, anything after them
+	Ignore = "ignore" // not judged, and so proves nothing
+)
+
+// PCR lists the events of one PCR.
+type PCR struct {
+	PCR    int     `json:"pcr"`
+	Rule   string  `json:"rule"`
+	Why    string  `json:"why,omitempty"` // shown to people
+	Events []Event `json:"events,omitempty"`
+}
+
+// Event is one place in the order of events, with every digest known for it.
+type Event struct {
+	Label      string   `json:"label"` // shown to people; proves nothing
+	Allow      []string `json:"allow"` // lower-case hexadecimal; empty denies
+	Vulnerable []string `json:"vulnerable,omitempty"`
+	Deny       []string `json:"deny,omitempty"`
+	Optional   bool     `json:"optional,omitempty"`
+}
+
+// IMA lists the files the kernel may measure.
+type IMA struct {
+	Violations int    `json:"violations"` // how many are tolerated
+	Files      []File `json:"files"`      // ascending by path, each once
+}
+
+// File is one path with the digests known for it ("sha256:" and hexadecimal).
+type File struct {
+	Path       string   `json:"path"`
+	Allow      []string `json:"allow"`
+	Vulnerable []string `json:"vulnerable,omitempty"`
+	Deny       []string `json:"deny,omitempty"`
+}
+
+// Listed is a digest judged wherever it appears.
+type Listed struct {
+	Digest string `json:"digest"`
+	Why    string `json:"why"`
+}
+
+// Judgement is what a set says of one digest. The order is the rule: deny wins
+// over vulnerable, vulnerable over allow, and the zero value is unknown.
+type Judgement int
+
+// The judgements, in rising order of precedence.
+const (
+	Unknown Judgement = iota
+	Allowed
+	Weak
+	Denied
+)
+
+// Parse reads a set in the one encoding Marshal writes and checks that its
+// parts make sense together.
+func Parse(b []byte) (*Set, error) {
+	if len(b) > MaxSize {
+		return nil, fmt.Errorf("reading reference set: %d bytes, at most %d are allowed", len(b), MaxSize)
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	s := new(Set)
+	if err := d.Decode(s); err != nil {
+		return nil, fmt.Errorf("reading reference set: %w", err)
+	}
+	if err := s.Check(); err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(s.Marshal(), b) {
+		return nil, errors.New("reading reference set: not in the form `writ reference` writes (member order, no white space)")
+	}
+	return s, nil
+}
+
+// Marshal writes the set.
+func (s *Set) Marshal() []byte {
+	b, err := json.Marshal(s)
+	if err != nil {
+		panic("reference: a set of strings does not marshal: " + err.Error())
+	}
+	return b
+}
+
+// Digest identifies the set: SHA-256 of its bytes.
+func (s *Set) Digest() [32]byte { return sha256.Sum256(s.Marshal()) }
+
+var nameRE = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
+
+// Check reports the first thing wrong with the set and prepares its look-ups.
+func (s *Set) Check() error {
+	if s.V != 1 {
+		return fmt.Errorf("checking reference set: expected version 1, found %d", s.V)
+	}
+	if !nameRE.MatchString(s.Name) || s.Generation == 0 {
+		return fmt.Errorf("checking reference set %.64q: a name of [a-z0-9._-] and a generation of at least 1 are needed", s.Name)
+	}
+	alg, err := tpm.ParseAlg(s.Bank)
+	if err != nil || alg != tpm.AlgSHA256 {
+		return fmt.Errorf("checking reference set %s: bank %.20q is not one that proves anything; use sha256", s.Name, s.Bank)
+	}
+	for _, r := range s.Required {
+		if !slices.Contains([]string{InstanceIdentity, Configuration, Executables, FileSystem, Hardware}, r) {
+			return fmt.Errorf("checking reference set %s: required claim %.40q is not one of AR4SI's that Writ derives", s.Name, r)
+		}
+	}
+	if len(s.Required) == 0 {
+		return fmt.Errorf("checking reference set %s: no claim is required, so nothing could be granted", s.Name)
+	}
+	if err := s.index(alg.Size()); err != nil {
+		return fmt.Errorf("checking reference set %s: %w", s.Name, err)
+	}
+	return nil
+}
+
+// index builds the look-ups and checks every digest on the way.
+func (s *Set) index(size int) error {
+	s.pcrs, s.files, s.lists = map[int]*PCR{}, map[string]*File{}, map[string]Judgement{}
+	for i := range s.PCRs {
+		p := &s.PCRs[i]
+		if p.PCR < 0 || p.PCR > 23 || (i > 0 && p.PCR <= s.PCRs[i-1].PCR) {
+			return fmt.Errorf("PCR %d is out of range or out of order", p.PCR)
+		}
+		if p.Rule != Match && p.Rule != Extend && p.Rule != Ignore {
+			return fmt.Errorf("PCR %d: rule %.20q is none of match, extend, ignore", p.PCR, p.Rule)
+		}
+		for _, e := range p.Events {
+			for _, d := range slices.Concat(e.Allow, e.Vulnerable, e.Deny) {
+				if !isHex(d, size) {
+					return fmt.Errorf("PCR %d, %.60q: %.80q is not a digest of %d bytes in lower-case hexadecimal", p.PCR, e.Label, d, size)
+				}
+			}
+		}
+		s.pcrs[p.PCR] = p
+	}
+	if s.IMA != nil {
+		for i := range s.IMA.Files {
+			f := &s.IMA.Files[i]
+			if i > 0 && f.Path <= s.IMA.Files[i-1].Path {
+				return fmt.Errorf("IMA file %.80q is out of order", f.Path)
+			}
+			s.files[f.Path] = f
+		}
+	}
+	for _, l := range s.Vulnerable {
+		s.lists[l.Digest] = Weak
+	}
+	for _, l := range s.Deny { // after, since deny wins
+		s.lists[l.Digest] = Denied
+	}
+	return nil
+}
+
+func isHex(s string, size int) bool {
+	b, err := hex.DecodeString(s)
+	return err == nil && len(b) == size && hex.EncodeToString(b) == s
+}
+
+// PCR returns what the set says of a PCR, nil when it says nothing.
+func (s *Set) PCR(i int) *PCR { return s.pcrs[i] }
+
+// Listed says what the lists that hold everywhere say of a digest in
+// hexadecimal.
+func (s *Set) Listed(digest string) Judgement { return s.lists[digest] }
+
+// File judges a measured file; digest is in hexadecimal and alg names its
+// algorithm.
+func (s *Set) File(path, alg, digest string) Judgement {
+	j := s.lists[digest]
+	if f := s.files[path]; f != nil {
+		j = max(j, judge(alg+":"+digest, f.Allow, f.Vulnerable, f.Deny))
+	}
+	return j
+}
+
+// Judge says what the event's own lists say of a digest.
+func (e *Event) Judge(digest string) Judgement {
+	return judge(digest, e.Allow, e.Vulnerable, e.Deny)
+}
+
+func judge(d string, allow, vulnerable, deny []string) Judgement {
+	switch {
+	case slices.Contains(deny, d):
+		return Denied
+	case slices.Contains(vulnerable, d):
+		return Weak
+	case slices.Contains(allow, d):
+		return Allowed
+	}
+	return Unknown
+}
