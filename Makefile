@@ -1,0 +1,49 @@
+# make build | test | demo | bench | lint | fuzz
+#
+# `make test` and `make demo` need Go, git and make; what else they use
+# (a software TPM, a C compiler for the race detector) they install by apt-get
+# when run as root, or name.
+
+GO      ?= go
+BENCH   ?= .
+COUNT   ?= 1
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+BIN     := bin
+
+.PHONY: build test demo bench lint fuzz tools clean
+
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
+
+test: tools build
+	CGO_ENABLED=1 $(GO) test -race -timeout 15m ./...
+
+demo: tools build
+	$(BIN)/writ demo
+
+bench: tools
+	@printf 'load: %s\n' "$$(cut -d' ' -f1-3 /proc/loadavg)"
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) -timeout 60m ./...
+
+lint:
+	@test -z "$$(gofmt -l .)" || { gofmt -l .; exit 1; }
+	$(GO) vet ./...
+
+fuzz:
+	@for p in $$(grep -rl '^func Fuzz' --include='*_test.go' . | xargs -n1 dirname | sort -u); do \
+	  for f in $$(grep -ho '^func Fuzz[A-Za-z0-9]*' $$p/*_test.go | cut -d' ' -f2); do \
+	    $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime 10s $$p || exit 1; done; done
+
+# Tools by the Debian package that brings them: command=package.
+TOOLS := swtpm=swtpm swtpm_setup=swtpm-tools tpm2_checkquote=tpm2-tools gcc=gcc strace=strace
+
+tools:
+	@missing=; for t in $(TOOLS); do command -v $${t%%=*} >/dev/null || missing="$$missing $${t##*=}"; done; \
+	[ -z "$$missing" ] && exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "installing$$missing"; apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing libc6-dev >/dev/null; \
+	else echo "writ: install these packages first:$$missing" >&2; exit 1; fi
+
+clean:
+	rm -rf $(BIN)

@@ -1,0 +1,217 @@
+// Package arch holds the test that keeps the layout in docs/design.md true: who
+// may import whom, what pure packages may not touch, and which package owns
+// each outside library.
+package arch
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/writ-attestation/writ/"
+
+// layers says who may import whom. A package absent from the map, or an import
+// absent from its line, is an error: the picture is changed on purpose or not
+// at all. Commands may import anything but what unlinked forbids.
+var layers = map[string]string{
+	"evidence":                 "tpm",
+	"tpm":                      "",
+	"tpm/eventlog":             "tpm",
+	"tpm/ima":                  "tpm",
+	"tpm/device":               "tpm",
+	"tpm/swtpm":                "tpm tpm/eventlog tpm/ima",
+	"verifier/reference":       "tpm tpm/eventlog tpm/ima",
+	"verifier/appraisal":       "tpm tpm/eventlog tpm/ima evidence verifier/reference",
+	"verifier/token":           "",
+	"verifier/ledger":          "",
+	"verifier/store":           "verifier/ledger",
+	"verifier/store/storetest": "verifier/ledger",
+	"verifier/keys":            "verifier/token",
+	"verifier/bundle":          "evidence tpm verifier/appraisal verifier/ledger verifier/reference verifier/token",
+	"verifier":                 "evidence tpm tpm/eventlog tpm/ima verifier/appraisal verifier/bundle verifier/keys verifier/ledger verifier/reference verifier/token",
+	"verifier/api":             "evidence verifier verifier/bundle verifier/keys verifier/ledger verifier/token",
+	"verifier/client":          "evidence verifier verifier/bundle verifier/keys verifier/ledger verifier/token",
+	"attestor":                 "evidence tpm tpm/device tpm/eventlog tpm/ima verifier/bundle verifier/ledger verifier/token",
+	"enclave":                  "verifier/token",
+	"internal/arch":            "",
+}
+
+// pure packages compute: the same bytes in, the same bytes out.
+var pure = strings.Fields("tpm tpm/eventlog tpm/ima evidence verifier/appraisal verifier/reference verifier/token verifier/bundle")
+
+// impure imports read the outside world, wait for it, or depend on chance.
+var impure = strings.Fields(`context crypto/rand crypto/tls database/sql io/ioutil log log/slog
+	math/rand math/rand/v2 net net/http os os/exec os/signal plugin runtime sync sync/atomic
+	syscall testing unsafe`)
+
+// clock reads the time; pure code is told the time.
+var clock = strings.Fields("Now Since Until Sleep After AfterFunc Tick NewTimer NewTicker LoadLocation Local")
+
+// owners names the only packages that import an outside library; a trailing
+// slash covers a folder.
+var owners = map[string]string{
+	"github.com/google/go-tpm":            "tpm tpm/device tpm/swtpm",
+	"github.com/google/go-attestation":    "verifier",
+	"github.com/google/go-tpm-tools":      "verifier",
+	"github.com/google/go-eventlog":       "verifier",
+	"github.com/veraison/cmw":             "evidence",
+	"github.com/go-jose/go-jose/v4":       "verifier/token",
+	"modernc.org/sqlite":                  "verifier/store",
+	"github.com/pressly/goose/v3":         "verifier/store",
+	"github.com/klauspost/compress":       "verifier/store",
+	"golang.org/x/mod":                    "verifier/ledger",
+	"github.com/labstack/echo/v4":         "verifier/api",
+	"golang.org/x/time":                   "verifier/api",
+	"github.com/prometheus/client_golang": "verifier/api",
+	"github.com/spf13/cobra":              "cmd/",
+	"github.com/pelletier/go-toml/v2":     "cmd/",
+	"github.com/cenkalti/backoff/v5":      "attestor enclave",
+	"golang.org/x/sync":                   "attestor verifier",
+	"golang.org/x/sys":                    "enclave tpm/device tpm/swtpm cmd/ attestor",
+	"github.com/elastic/go-seccomp-bpf":   "enclave",
+}
+
+// unlinked says what a command must not link, directly or not.
+var unlinked = map[string][]string{
+	"cmd/writ":        {"github.com/labstack/echo", "modernc.org/sqlite", "database/sql", "github.com/google/go-tpm-tools", "github.com/veraison/corim"},
+	"cmd/writ-keeper": {"github.com/labstack/echo", "modernc.org/sqlite", "github.com/google/go-tpm", "github.com/spf13/cobra", "golang.org/x/mod"},
+}
+
+func TestLayers(t *testing.T) {
+	root := os.DirFS("../..")
+	err := fs.WalkDir(root, ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			if b := d.Name(); b == "testdata" || b == "docs" || (strings.HasPrefix(b, ".") && b != ".") || name == "internal/interop" {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		if !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") {
+			return nil
+		}
+		src, err := fs.ReadFile(root, name)
+		if err != nil {
+			return err
+		}
+		fset := token.NewFileSet()
+		f, err := parser.ParseFile(fset, name, src, 0)
+		if err != nil {
+			return err
+		}
+		checkImports(t, fset, path.Dir(name), f)
+		if slices.Contains(pure, path.Dir(name)) {
+			checkPure(t, fset, path.Dir(name), f)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for pkg := range layers {
+		if _, err := fs.Stat(root, pkg); err != nil {
+			t.Errorf("%s is in the picture but not in the tree", pkg)
+		}
+	}
+}
+
+func checkImports(t *testing.T, fset *token.FileSet, pkg string, f *ast.File) {
+	allowed, known := layers[pkg]
+	isCmd := strings.HasPrefix(pkg, "cmd/")
+	if !known && !isCmd {
+		t.Errorf("%s is in the tree but not in the picture", pkg)
+	}
+	for _, imp := range f.Imports {
+		p := strings.Trim(imp.Path.Value, `"`)
+		own, isOwn := strings.CutPrefix(p, module)
+		if isOwn && !isCmd && !slices.Contains(strings.Fields(allowed), own) {
+			t.Errorf("%s: %s may not import %s", fset.Position(imp.Pos()), pkg, own)
+		}
+		if isOwn && strings.HasPrefix(own, "cmd/") {
+			t.Errorf("%s: nobody imports a command", fset.Position(imp.Pos()))
+		}
+		if !isOwn && strings.Contains(strings.Split(p, "/")[0], ".") && !owned(pkg, p) {
+			t.Errorf("%s: %s does not own %s", fset.Position(imp.Pos()), pkg, p)
+		}
+	}
+}
+
+func owned(pkg, imp string) bool {
+	for lib, pkgs := range owners {
+		if imp != lib && !strings.HasPrefix(imp, lib+"/") {
+			continue
+		}
+		for _, o := range strings.Fields(pkgs) {
+			if o == pkg || (strings.HasSuffix(o, "/") && strings.HasPrefix(pkg, o)) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func checkPure(t *testing.T, fset *token.FileSet, pkg string, f *ast.File) {
+	for _, imp := range f.Imports {
+		if p := strings.Trim(imp.Path.Value, `"`); slices.Contains(impure, p) {
+			t.Errorf("%s: pure package %s may not import %s", fset.Position(imp.Pos()), pkg, p)
+		}
+	}
+	ast.Inspect(f, func(n ast.Node) bool {
+		switch n := n.(type) {
+		case *ast.GoStmt:
+			t.Errorf("%s: pure package %s starts a goroutine", fset.Position(n.Pos()), pkg)
+		case *ast.CompositeLit:
+			if sel, ok := n.Type.(*ast.SelectorExpr); ok && sel.Sel.Name == "VerifyOptions" {
+				for _, field := range []string{"Roots", "CurrentTime"} {
+					if !hasField(n, field) {
+						t.Errorf("%s: x509.VerifyOptions without %s falls back on the machine's own", fset.Position(n.Pos()), field)
+					}
+				}
+			}
+		case *ast.SelectorExpr:
+			if x, ok := n.X.(*ast.Ident); ok && x.Name == "time" && slices.Contains(clock, n.Sel.Name) {
+				t.Errorf("%s: pure package %s reads the clock with time.%s", fset.Position(n.Pos()), pkg, n.Sel.Name)
+			}
+		}
+		return true
+	})
+}
+
+func hasField(lit *ast.CompositeLit, name string) bool {
+	return slices.ContainsFunc(lit.Elts, func(e ast.Expr) bool {
+		kv, ok := e.(*ast.KeyValueExpr)
+		if !ok {
+			return false
+		}
+		key, ok := kv.Key.(*ast.Ident)
+		return ok && key.Name == name
+	})
+}
+
+// TestLinked keeps what a node runs small: whatever a command links is attack
+// surface there.
+func TestLinked(t *testing.T) {
+	for cmd, banned := range unlinked {
+		out, err := exec.Command("go", "list", "-deps", "../../"+cmd).CombinedOutput()
+		if err != nil {
+			t.Fatalf("listing what %s links: %v\n%s", cmd, err, out)
+		}
+		for _, dep := range strings.Fields(string(out)) {
+			for _, b := range banned {
+				if dep == b || strings.HasPrefix(dep, b+"/") {
+					t.Errorf("%s links %s", cmd, dep)
+				}
+			}
+		}
+	}
+}
