@@ -43,7 +43,11 @@ func (e *Event) describeData() string {
 	switch e.Type {
 	case VariableDriverConfig, VariableBoot, VariableBoot2, VariableAuthority:
 		if v, ok := parseVariable(e.Data); ok {
-			return "variable " + quote(v.name) + ", " + describeValue(v)
+			s := "variable " + quote(v.name) + ", " + describeValue(v)
+			if v.more > 0 {
+				s += fmt.Sprintf(" (%d more bytes than it says)", v.more)
+			}
+			return s
 		}
 	case BootServicesApp, BootServicesDriver, RuntimeServicesDriver:
 		return describeImage(e.Data)
@@ -86,6 +90,8 @@ func (e *Event) describeNoAction() string {
 
 func describeValue(v variable) string {
 	switch {
+	case len(v.data) == 0:
+		return "no value"
 	case len(v.data) <= 16:
 		return fmt.Sprintf("value 0x%x", v.data)
 	case v.name == "BootOrder" || !strings.HasPrefix(v.name, "Boot"):
@@ -125,7 +131,7 @@ func devicePath(b []byte) string {
 		}
 		switch node := b[4:n]; {
 		case b[0] == 4 && b[1] == 4:
-			parts = append(parts, quote(decodeUTF16(node)))
+			parts = append(parts, quote(strings.TrimRight(decodeUTF16(node), "\x00")))
 		case b[0] == 4 && (b[1] == 6 || b[1] == 7) && len(node) == 16:
 			parts = append(parts, "firmware file "+guid(node))
 		}
@@ -138,6 +144,11 @@ func devicePath(b []byte) string {
 func describeBytes(b []byte) string {
 	if s := decodeText(b); s != "" && printable(s) {
 		return quote(s)
+	}
+	if len(b)%2 == 1 { // UTF-16 text cut inside its NUL: systemd-boot before 252
+		if s := decodeText(b[:len(b)-1]); s != "" && printable(s) {
+			return quote(s)
+		}
 	}
 	const shown = 32
 	if len(b) > shown {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"strings"
 	"unicode/utf16"
 )
 
@@ -41,7 +42,7 @@ func (e *Event) covered() ([]byte, coverage) {
 	case e.Type == VariableBoot:
 		// PFP before 1.05 and EDK II hash the variable's data only. For no other
 		// variable type: a name that no digest covers would pass for proven.
-		if v, ok := parseVariable(e.Data); ok && e.hashesTo(v.data) {
+		if v, ok := parseVariable(e.Data); ok && v.more == 0 && e.hashesTo(v.data) {
 			return v.data, coversValue
 		}
 	case e.Type == IPL && e.PCR == loaderPCR:
@@ -92,6 +93,7 @@ type variable struct {
 	guid string
 	name string
 	data []byte
+	more int // bytes logged after the structure, which real firmware does
 }
 
 func parseVariable(b []byte) (variable, bool) {
@@ -100,10 +102,11 @@ func parseVariable(b []byte) (variable, bool) {
 	}
 	units, size := binary.LittleEndian.Uint64(b[16:]), binary.LittleEndian.Uint64(b[24:])
 	rest := b[32:]
-	if units > uint64(len(rest))/2 || size != uint64(len(rest))-2*units {
+	if units > uint64(len(rest))/2 || size > uint64(len(rest))-2*units {
 		return variable{}, false
 	}
-	return variable{guid(b[:16]), decodeUTF16(rest[:2*units]), rest[2*units:]}, true
+	name, rest := rest[:2*units], rest[2*units:]
+	return variable{guid(b[:16]), decodeUTF16(name), rest[:size], len(rest) - int(size)}, true
 }
 
 // Variable returns the UEFI variable that the event measured; guid in the
@@ -118,7 +121,7 @@ func (e *Event) Variable() (name, guid string, data []byte, ok bool) {
 		return "", "", nil, false
 	}
 	v, ok := parseVariable(e.Data)
-	if _, how := e.covered(); !ok || how != coversAll {
+	if _, how := e.covered(); !ok || v.more != 0 || how != coversAll {
 		return "", "", nil, false
 	}
 	return v.name, v.guid, v.data, true
@@ -188,19 +191,17 @@ func asciiName(b []byte) ([]byte, bool) {
 // decodeText reads bytes as UTF-16 where the second byte says so (no ASCII text
 // has a NUL there), else as they are; closing NULs are dropped.
 func decodeText(b []byte) string {
+	s := string(b)
 	if len(b) >= 2 && len(b)%2 == 0 && b[0] != 0 && b[1] == 0 {
-		return decodeUTF16(b)
+		s = decodeUTF16(b)
 	}
-	return string(bytes.TrimRight(b, "\x00"))
+	return strings.TrimRight(s, "\x00")
 }
 
 func decodeUTF16(b []byte) string {
 	units := make([]uint16, len(b)/2)
 	for i := range units {
 		units[i] = binary.LittleEndian.Uint16(b[2*i:])
-	}
-	for len(units) > 0 && units[len(units)-1] == 0 {
-		units = units[:len(units)-1]
 	}
 	return string(utf16.Decode(units))
 }

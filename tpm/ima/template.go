@@ -1,0 +1,185 @@
+package ima
+
+import (
+	"bytes"
+	"crypto/sha1"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash"
+	"strings"
+
+	"github.com/writ-attestation/writ/tpm"
+)
+
+const (
+	legacyTemplate  = "ima"
+	maxTemplateName = 255
+	maxLegacyName   = 255 // IMA_EVENT_NAME_LEN_MAX
+)
+
+// templates are the fields of the templates the kernel names
+// (security/integrity/ima/ima_template.c). A custom one is named by its fields.
+var templates = map[string]string{
+	legacyTemplate: "d|n",
+	"ima-ng":       "d-ng|n-ng",
+	"ima-sig":      "d-ng|n-ng|sig",
+	"ima-ngv2":     "d-ngv2|n-ng",
+	"ima-sigv2":    "d-ngv2|n-ng|sig",
+	"ima-buf":      "d-ng|n-ng|buf",
+	"ima-modsig":   "d-ng|n-ng|sig|d-modsig|modsig",
+	"evm-sig":      "d-ng|n-ng|evmsig|xattrnames|xattrlengths|xattrvalues|iuid|igid|imode",
+}
+
+// A parser keeps what one entry's parsing leaves for the next: lists repeat one
+// template thousands of times.
+type parser struct {
+	name   string
+	layout []string
+	sha1   hash.Hash
+}
+
+// template sets the entry's template and remembers its fields.
+func (p *parser) template(e *Entry, name []byte) error {
+	if string(name) != p.name {
+		for _, c := range name {
+			if c <= ' ' || c > '~' {
+				return fmt.Errorf("template name %q is no text", name)
+			}
+		}
+		p.name = string(name)
+		layout := templates[p.name]
+		if strings.Contains(p.name, "|") {
+			layout = p.name
+		}
+		p.layout = nil
+		if layout != "" {
+			p.layout = strings.Split(layout, "|")
+		}
+	}
+	e.Template = p.name
+	return nil
+}
+
+// fields reads the template data into the entry. A template with an unknown
+// name stays closed: its data is hashed, not read.
+func (p *parser) fields(e *Entry) error {
+	if e.Template == legacyTemplate {
+		e.FileAlg, e.FileDigest = tpm.AlgSHA1, e.Data[:sha1.Size:sha1.Size]
+		return e.setPath(e.Data[sha1.Size+4:])
+	}
+	if p.layout == nil {
+		return nil
+	}
+	rest := e.Data
+	for _, field := range p.layout {
+		if len(rest) < 4 {
+			return fmt.Errorf("field %s is missing", field)
+		}
+		n := binary.LittleEndian.Uint32(rest)
+		if rest = rest[4:]; uint64(n) > uint64(len(rest)) {
+			return fmt.Errorf("field %s of %d bytes: %d are left of the template data", field, n, len(rest))
+		}
+		if err := e.setField(field, rest[:n:n]); err != nil {
+			return fmt.Errorf("reading field %s: %w", field, err)
+		}
+		rest = rest[n:]
+	}
+	if len(rest) > 0 {
+		return fmt.Errorf("%d bytes after the last field of template %s", len(rest), e.Template)
+	}
+	return nil
+}
+
+func (e *Entry) setField(field string, v []byte) error {
+	switch field {
+	case "d-ng":
+		return e.setDigest(v)
+	case "d": // 20 bytes: SHA-1, or MD5 padded
+		if len(v) != sha1.Size {
+			return fmt.Errorf("digest of %d bytes: expected %d", len(v), sha1.Size)
+		}
+		e.FileAlg, e.FileDigest = tpm.AlgSHA1, v
+	case "n":
+		return e.setPath(bytes.TrimSuffix(v, []byte{0}))
+	case "d-ngv2":
+		kind, rest, ok := bytes.Cut(v, []byte(":"))
+		if !ok || string(kind) != "ima" && string(kind) != "verity" {
+			return fmt.Errorf("digest %q: expected its type first, ima or verity", v)
+		}
+		e.DigestType = string(kind)
+		return e.setDigest(rest)
+	case "n-ng":
+		name, ok := bytes.CutSuffix(v, []byte{0})
+		if !ok {
+			return errors.New("name without closing NUL")
+		}
+		return e.setPath(name)
+	case "sig":
+		e.Signature = v
+	case "buf":
+		e.Buffer = v
+	}
+	return nil
+}
+
+func (e *Entry) setPath(name []byte) error {
+	if len(name) >= MaxPath {
+		return fmt.Errorf("name of %d bytes: expected less than %d", len(name), MaxPath)
+	}
+	if bytes.IndexByte(name, 0) >= 0 {
+		return fmt.Errorf("name %q has a NUL in it", name)
+	}
+	e.Path = string(name)
+	return nil
+}
+
+// setDigest reads "algorithm:", NUL, digest.
+func (e *Entry) setDigest(v []byte) error {
+	name, sum, ok := bytes.Cut(v, []byte(":\x00"))
+	if !ok {
+		return fmt.Errorf("digest %q: expected an algorithm and a colon first", v)
+	}
+	a, ok := fileAlgs[string(name)]
+	if !ok {
+		return fmt.Errorf("unknown hash algorithm %q", name)
+	}
+	if len(sum) != a.size {
+		return fmt.Errorf("%s digest of %d bytes: expected %d", name, len(sum), a.size)
+	}
+	e.FileAlg, e.FileDigest = a.alg, sum
+	return nil
+}
+
+type fileAlg struct {
+	alg  tpm.Alg // 0: no TPM_ALG_ID
+	size int
+}
+
+// fileAlgs are the kernel's names of hash algorithms (crypto/hash_info.c), and
+// the TPM's name of SM3, which newer kernels write.
+var fileAlgs = map[string]fileAlg{
+	"sha1": {tpm.AlgSHA1, 20}, "sha256": {tpm.AlgSHA256, 32}, "sha384": {tpm.AlgSHA384, 48}, "sha512": {tpm.AlgSHA512, 64},
+	"sm3": {tpm.AlgSM3, 32}, "sm3-256": {tpm.AlgSM3, 32}, "sm3_256": {tpm.AlgSM3, 32},
+	"sha3-256": {tpm.AlgSHA3256, 32}, "sha3-384": {tpm.AlgSHA3384, 48}, "sha3-512": {tpm.AlgSHA3512, 64},
+	"md4": {0, 16}, "md5": {0, 16}, "sha224": {0, 28},
+	"rmd128": {0, 16}, "rmd160": {0, 20}, "rmd256": {0, 32}, "rmd320": {0, 40},
+	"wp256": {0, 32}, "wp384": {0, 48}, "wp512": {0, 64},
+	"tgr128": {0, 16}, "tgr160": {0, 20}, "tgr192": {0, 24},
+	"streebog256": {0, 32}, "streebog512": {0, 64},
+}
+
+var padding [maxLegacyName + 1]byte
+
+// write writes to h what the template hash is computed over: the template data;
+// for the template "ima" the digest and the name padded to 256 bytes.
+func (e *Entry) write(h hash.Hash) {
+	if e.Template != legacyTemplate {
+		h.Write(e.Data)
+		return
+	}
+	name := e.Data[sha1.Size+4:]
+	h.Write(e.Data[:sha1.Size])
+	h.Write(name)
+	h.Write(padding[len(name):])
+}
