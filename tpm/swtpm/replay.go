@@ -7,6 +7,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 	"github.com/writ-attestation/writ/tpm"
 	"github.com/writ-attestation/writ/tpm/eventlog"
+	"github.com/writ-attestation/writ/tpm/ima"
 )
 
 // Extend extends one PCR in the banks of digests. Banks that a fresh swtpm does
@@ -50,6 +51,22 @@ func (i *Instance) ReplayLog(log *eventlog.Log) error {
 		}
 		if err := i.Extend(int(e.PCR), e.Digests...); err != nil {
 			return fmt.Errorf("replaying boot log: event %d: %w", n, err)
+		}
+	}
+	return nil
+}
+
+// ReplayIMA extends what a measurement list says was extended, as the kernel does
+// on a TPM with the sha1 and sha256 banks in use: the hash of the template data
+// in each bank, ff..ff for a violation.
+func (i *Instance) ReplayIMA(list *ima.List) error {
+	for n := range list.Entries {
+		e := &list.Entries[n]
+		err := i.Extend(int(e.PCR),
+			eventlog.Digest{Alg: tpm.AlgSHA1, Sum: e.Digest(tpm.AlgSHA1)},
+			eventlog.Digest{Alg: tpm.AlgSHA256, Sum: e.Digest(tpm.AlgSHA256)})
+		if err != nil {
+			return fmt.Errorf("replaying IMA list: entry %d: %w", n, err)
 		}
 	}
 	return nil
