@@ -114,8 +114,10 @@ func (t *TPM) handles(first, last tpm2.TPMHandle) ([]tpm2.TPMHandle, error) {
 	}
 }
 
+// flush unloads a key or session. One that a reset of the TPM took is no error.
 func (t *TPM) flush(handle tpm2.TPMHandle) error {
-	if _, err := (tpm2.FlushContext{FlushHandle: handle}).Execute(sender{t}); err != nil {
+	_, err := tpm2.FlushContext{FlushHandle: handle}.Execute(sender{t})
+	if err != nil && !errors.Is(err, tpm2.TPMRCHandle) {
 		return fmt.Errorf("flushing handle 0x%08x: %w", uint32(handle), explain(err))
 	}
 	return nil

@@ -59,7 +59,7 @@ func Open(path string) (*TPM, error) {
 
 // openLink returns the connection, and the same with a short timeout.
 func openLink(path string) (link transport.TPMCloser, probe transport.TPM, err error) {
-	const probeTimeout = 5 * time.Second
+	const probeTimeout = 3 * time.Second
 	socket, ok := strings.CutPrefix(path, "swtpm:")
 	if !ok {
 		f, err := openDevice(path)
