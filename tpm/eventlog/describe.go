@@ -76,7 +76,7 @@ func (e *Event) describeData() string {
 func (e *Event) describeNoAction() string {
 	switch {
 	case e.Index == 0 && bytes.HasPrefix(e.Data, []byte("Spec ID Event")):
-		return "header: " + quote(string(bytes.TrimRight(e.Data[:16], "\x00"))) + " (not measured)"
+		return "header: " + quote(string(bytes.TrimRight(e.Data[:min(16, len(e.Data))], "\x00"))) + " (not measured)"
 	default:
 		if loc, ok := e.startupLocality(); ok {
 			return fmt.Sprintf("TPM started from locality %d (not measured)", loc)
@@ -145,7 +145,7 @@ func describeBytes(b []byte) string {
 	if s := decodeText(b); s != "" && printable(s) {
 		return quote(s)
 	}
-	if len(b)%2 == 1 { // UTF-16 text cut inside its NUL: systemd-boot before 252
+	if len(b)%2 == 1 && len(b) > 2 && b[0] != 0 && b[1] == 0 { // UTF-16 cut inside its NUL: old systemd-boot
 		if s := decodeText(b[:len(b)-1]); s != "" && printable(s) {
 			return quote(s)
 		}

@@ -20,13 +20,27 @@ func (e *Event) startupLocality() (byte, bool) {
 	return e.Data[len(localityPrefix)], true
 }
 
+// start returns the last byte that PCR 0 starts with; all other bytes of it, and
+// of all other PCRs, are zero. ok is false when the log does not say. The H-CRTM
+// rule is that of TPM 2.0 Part 1, 34.3 and wins, as the TPM applies it last.
+func (l *Log) start() (b byte, ok bool) {
+	for i := range l.Events {
+		e := &l.Events[i]
+		if e.Type == HCRTM && e.PCR == 0 {
+			return 4, true
+		}
+		if loc, found := e.startupLocality(); found {
+			b, ok = loc, true
+		}
+	}
+	return b, ok
+}
+
 // Replay returns the value of each PCR that the log extends in one bank, and of
-// PCR 0 when the log says where it starts. PCRs start as zeros, but for
-// - PCR 0 after a StartupLocality event: its last byte is that locality;
-// - PCR 0 after an H-CRTM event: its last byte is 4 (TPM 2.0 Part 1, 34.3).
-//
-// An event that was extended but has no digest for the bank makes the whole bank
-// unprovable: an error. Records with a PCR index above 23 extend nothing.
+// PCR 0 when the log says where it starts (StartupLocality or H-CRTM). An event
+// that was extended but has no digest for the bank makes the whole bank
+// unprovable: an error. Records with a PCR index above 23 extend nothing. A log
+// without measurements gives an empty map and no error, and proves nothing.
 func (l *Log) Replay(bank tpm.Alg) (map[int][]byte, error) {
 	hash, ok := bank.Hash()
 	if !ok {
@@ -35,18 +49,14 @@ func (l *Log) Replay(bank tpm.Alg) (map[int][]byte, error) {
 	var values [pcrs][]byte
 	size := bank.Size()
 	zero := make([]byte, pcrs*size)
-	at := func(i int) []byte { return zero[i*size : (i+1)*size : (i+1)*size] }
+	at := func(i uint32) []byte { return zero[int(i)*size : int(i+1)*size : int(i+1)*size] }
+	if b, ok := l.start(); ok {
+		values[0] = at(0)
+		values[0][size-1] = b
+	}
 	h := hash.New()
-	started := false // PCR 0 was extended: its start is settled
 	for i := range l.Events {
 		e := &l.Events[i]
-		if loc, ok := e.startupLocality(); ok {
-			if started {
-				return nil, fmt.Errorf("replaying event %d: StartupLocality after PCR 0 was extended", i)
-			}
-			values[0] = at(0)
-			values[0][size-1] = loc
-		}
 		if !e.Measured() {
 			continue
 		}
@@ -56,16 +66,7 @@ func (l *Log) Replay(bank tpm.Alg) (map[int][]byte, error) {
 		}
 		v := values[e.PCR]
 		if v == nil {
-			v = at(int(e.PCR))
-		}
-		if e.PCR == 0 {
-			if e.Type == HCRTM {
-				if started {
-					return nil, fmt.Errorf("replaying event %d: H-CRTM after PCR 0 was extended", i)
-				}
-				v[size-1] = 4
-			}
-			started = true
+			v = at(e.PCR)
 		}
 		h.Reset()
 		h.Write(v)

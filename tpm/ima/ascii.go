@@ -97,7 +97,7 @@ func (p *parser) asciiData(template, text string) ([]byte, error) {
 		}
 		return append(le.AppendUint32(sum, uint32(len(rest))), rest...), nil
 	}
-	if len(p.layout) < 2 || !strings.HasPrefix(p.layout[0], "d-ng") || p.layout[1] != "n-ng" {
+	if !strings.HasPrefix(p.layout[0], "d-ng") || p.layout[1] != "n-ng" {
 		return nil, fmt.Errorf("template %s cannot be read from text: use the binary list", template)
 	}
 	tail := make([]string, len(p.layout)-2)

@@ -2,6 +2,7 @@ package ima
 
 import (
 	"crypto/sha1"
+	"encoding/binary"
 	"fmt"
 
 	"github.com/writ-attestation/writ/tpm"
@@ -21,7 +22,6 @@ const (
 	TruncatedTail     = "ima/truncated-tail"
 	Violated          = "ima/violation"
 	OtherPCR          = "ima/other-pcr"
-	UnknownTemplate   = "ima/unknown-template"
 	UncheckedHash     = "ima/template-hash-unchecked"
 	WeakDigest        = "ima/weak-digest"
 	NoBootAggregate   = "ima/no-boot-aggregate"
@@ -48,9 +48,6 @@ func (l *List) Findings() []Finding {
 		if e.PCR != pcr {
 			note(OtherPCR, i)
 		}
-		if e.Path == "" {
-			note(UnknownTemplate, i)
-		}
 		if !e.Violation && len(e.TemplateHash) != sha1.Size {
 			note(UncheckedHash, i)
 		}
@@ -74,7 +71,6 @@ func (l *List) Findings() []Finding {
 // notes are findings that concern many entries, in the order they are given.
 var notes = []Finding{
 	{OtherPCR, 0, "entries extend different PCRs; only those of the first entry's PCR, up to this one, were replayed", "remove pcr= from the IMA policy"},
-	{UnknownTemplate, 0, "an entry names no file that could be read: its template is not known", "boot with ima_template=ima-sig"},
 	{UncheckedHash, 0, "template hashes are not SHA-1 and were not compared with the template data", "use the kernel's binary_runtime_measurements"},
 	{WeakDigest, 0, "file digests are SHA-1 or weaker, which identifies no file", "boot with ima_hash=sha256 and ima_template=ima-sig"},
 }
@@ -104,7 +100,7 @@ func (l *List) Replay(bank tpm.Alg) []byte {
 		}
 		r.Extend(&l.Entries[i])
 	}
-	if l.TailViolation() && r.hash != nil {
+	if l.TailViolation() && binary.LittleEndian.Uint32(l.Tail) == pcr && r.hash != nil {
 		r.extend(r.ones)
 	}
 	return r.Sum()

@@ -4,8 +4,9 @@
 // Hazards. The list is the node's own word; only the prefix of it that replays
 // to a quoted PCR is proven ([List.Prefix]). The kernel appends while the list
 // is read, so entries after that prefix are normal and prove nothing. A
-// violation extends a constant: its path and digest stay unproven text. Paths
-// name what was opened in somebody's mount namespace; go by digests. The list
+// violation extends a constant: its path and digest stay unproven text. No hash
+// covers the PCR index and the template name. Paths name what was opened in
+// somebody's mount namespace; go by digests. The list
 // carries SHA-1 template hashes whatever the bank: other banks are recomputed
 // from the template data, and a kernel that lacks a bank's hash pads it with
 // SHA-1 instead, which no replay here will match.
@@ -69,8 +70,11 @@ func (e *Entry) IsBootAggregate() bool { return e.Path == "boot_aggregate" && !e
 // PCR returns the PCR that the list's entries extend, that of the first one;
 // 10 for a list without entries.
 func (l *List) PCR() int {
-	if len(l.Entries) > 0 {
+	switch {
+	case len(l.Entries) > 0:
 		return int(l.Entries[0].PCR)
+	case l.TailViolation():
+		return int(binary.LittleEndian.Uint32(l.Tail))
 	}
 	return defaultPCR
 }

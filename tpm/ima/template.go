@@ -39,37 +39,41 @@ type parser struct {
 	sha1   hash.Hash
 }
 
-// template sets the entry's template and remembers its fields.
+// template sets the entry's template and remembers its fields. No hash covers
+// the name, so whoever holds the list can give an entry another template. Hence
+// digest and name are only ever read from the first two fields, where all of the
+// kernel's templates have them: a signature, which the owner of a file chooses,
+// must never pass for the digest.
 func (p *parser) template(e *Entry, name []byte) error {
 	if string(name) != p.name {
-		for _, c := range name {
-			if c <= ' ' || c > '~' {
-				return fmt.Errorf("template name %q is no text", name)
+		layout, ok := templates[string(name)]
+		if !ok {
+			layout = string(name)
+		}
+		fields := strings.Split(layout, "|")
+		if len(fields) < 2 || !isDigest(fields[0]) || !isName(fields[1]) {
+			return fmt.Errorf("template %q: expected one of the kernel's, or d-ng|n-ng and more fields", name)
+		}
+		for _, f := range fields[2:] {
+			if isDigest(f) || isName(f) || f == "" {
+				return fmt.Errorf("template %q: expected one digest and one name", name)
 			}
 		}
-		p.name = string(name)
-		layout := templates[p.name]
-		if strings.Contains(p.name, "|") {
-			layout = p.name
-		}
-		p.layout = nil
-		if layout != "" {
-			p.layout = strings.Split(layout, "|")
-		}
+		p.name, p.layout = string(name), fields
 	}
 	e.Template = p.name
 	return nil
 }
 
-// fields reads the template data into the entry. A template with an unknown
-// name stays closed: its data is hashed, not read.
+func isDigest(field string) bool { return field == "d" || field == "d-ng" || field == "d-ngv2" }
+
+func isName(field string) bool { return field == "n" || field == "n-ng" }
+
+// fields reads the template data into the entry, to its last byte.
 func (p *parser) fields(e *Entry) error {
 	if e.Template == legacyTemplate {
 		e.FileAlg, e.FileDigest = tpm.AlgSHA1, e.Data[:sha1.Size:sha1.Size]
 		return e.setPath(e.Data[sha1.Size+4:])
-	}
-	if p.layout == nil {
-		return nil
 	}
 	rest := e.Data
 	for _, field := range p.layout {

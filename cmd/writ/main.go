@@ -1,0 +1,75 @@
+// Command writ is the tool of a node and of its operator: it reads measured-boot
+// logs, collects and verifies evidence, provisions a node and runs work under
+// its token.
+//
+// Data goes to standard output, messages to standard error. Exit codes are the
+// contract of exit.go.
+package main
+
+import (
+	"context"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// version is set by the build (-ldflags -X main.version=...).
+var version = "unknown"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// run executes one command line and returns its exit code.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	root := newRoot()
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	cmd, err := root.ExecuteContextC(ctx)
+	report(stderr, cmd, err)
+	return exitCode(err)
+}
+
+// newRoot makes the command tree: one constructor per command, listed here.
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "writ",
+		Short: "Prove what machines run, and let work run only while it is proven",
+		Long: `Writ proves what a machine booted and runs, with its TPM, and lets work run
+only while that proof holds.
+
+Exit codes: 0 legitimate, verified or parsed; 1 error; 2 usage or configuration;
+3 appraised and denied; 4 evidence, signature, proof or log invalid, malformed
+or empty; 5 unreachable or no quorum; 6 divergence; 7 no usable TPM or not
+enrolled; 8 partial.`,
+		Version:       version,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		RunE:          needsCommand,
+	}
+	root.SetVersionTemplate("writ {{.Version}}\n")
+	root.AddCommand(
+		newEventlog(),
+		newIMA(),
+		newVersion(),
+	)
+	markErrors(root)
+	return root
+}
+
+// needsCommand is the RunE of a command that only groups others: running it
+// alone is a mistake, and must not look like success to a script.
+func needsCommand(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usageError(cmd, "unknown command %q", args[0])
+	}
+	return usageError(cmd, "no command given")
+}
