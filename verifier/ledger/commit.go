@@ -1,0 +1,305 @@
+package ledger
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"slices"
+	"time"
+
+	"golang.org/x/mod/sumdb/tlog"
+)
+
+// maxBehind is how far the wall clock may be behind the last entry.
+const maxBehind = 2 * time.Second
+
+// answer is what a request gets. Proofs are made of it by the goroutine that
+// asked, not by the committer.
+type answer struct {
+	err     error
+	first   uint64
+	entries [][]byte
+	tree    *hashes // of the committed batch; shared, read only
+	note    []byte
+}
+
+func (a answer) receipts() ([]Receipt, error) {
+	if a.err != nil {
+		return nil, a.err
+	}
+	out := make([]Receipt, len(a.entries))
+	for i, e := range a.entries {
+		index := a.first + uint64(i)
+		path, err := tlog.ProveRecord(int64(a.tree.edge.size), int64(index), a.tree)
+		if err != nil {
+			return nil, fmt.Errorf("proving entry %d, which is in the log: %w", index, err)
+		}
+		out[i] = Receipt{index, e, Proof{Index: index, Path: path, Note: a.note}.Marshal()}
+	}
+	return out, nil
+}
+
+// batch is what one transaction commits, and for whom.
+type batch struct {
+	Batch
+	at    int64
+	tree  *hashes
+	state *rows
+	blobs map[Hash]bool
+	parts []part
+}
+
+// part is one request's share of a batch.
+type part struct {
+	*request
+	first   uint64
+	entries [][]byte
+}
+
+// run is the committer: one transaction at a time, each for all drafts that are
+// waiting when it has the head lock. The guard file of one batch is written
+// while the next one commits.
+func (l *Log) run(ctx context.Context) {
+	committed := make(chan *batch, 4)
+	guarded := make(chan struct{})
+	go func() {
+		defer close(guarded)
+		for b := range committed {
+			l.release(b, committed)
+		}
+	}()
+	defer func() {
+		close(committed)
+		<-guarded
+		close(l.done)
+	}()
+	tip := l.current()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-l.queue.wake:
+		}
+		if b := l.commit(ctx, &tip); b != nil {
+			committed <- b
+		}
+	}
+}
+
+// commit runs one transaction. tip is the head as this process last committed
+// or read it; it moves on. Requests that are not in the batch it returns have
+// had their answer.
+func (l *Log) commit(ctx context.Context, tip **head) *batch {
+	tx, err := l.store.Begin(ctx)
+	// The queue is taken under the lock, not before: what came during the wait
+	// goes along, and a draft that was taken always gets its answer from here.
+	requests := l.queue.take()
+	if err != nil {
+		refuse(requests, fmt.Errorf("locking the head: %w", err))
+		return nil
+	}
+	defer tx.Rollback()
+	if len(requests) == 0 {
+		return nil
+	}
+	if *tip, err = l.catchUp(ctx, *tip, tx.Head()); err != nil {
+		refuse(requests, err)
+		return nil
+	}
+	b, err := l.prepare(*tip, tx, requests)
+	if err != nil {
+		refuse(requests, err)
+		return nil
+	}
+	if len(b.parts) == 0 {
+		return nil
+	}
+	if err := tx.Commit(b.Batch); err != nil {
+		for _, p := range b.parts {
+			p.answer <- answer{err: fmt.Errorf("committing: %w", err)}
+		}
+		return nil
+	}
+	*tip = &head{b.tree.edge, b.Head.Root, b.Head.At, b.Head.Note}
+	return b
+}
+
+// refuse answers requests that no transaction holds.
+func refuse(rs []*request, err error) {
+	for _, r := range rs {
+		r.answer <- answer{err: err}
+	}
+}
+
+// release guards what was committed, shows it to readers and answers. Batches
+// that are waiting behind b are covered by the same write.
+func (l *Log) release(b *batch, more <-chan *batch) {
+	done := []*batch{b}
+	for len(more) > 0 {
+		done = append(done, <-more)
+	}
+	last := done[len(done)-1]
+	err := l.guard.write(last.Head.Note)
+	if err != nil {
+		err = l.freeze(fmt.Errorf("guarding size %d: %w", last.Head.Size, err))
+	} else {
+		l.publish(&head{last.tree.edge, last.Head.Root, last.Head.At, last.Head.Note})
+	}
+	for _, b := range done {
+		for _, p := range b.parts {
+			if err != nil {
+				p.answer <- answer{err: fmt.Errorf("%w: %w", ErrUnknown, err)}
+			} else {
+				p.answer <- answer{first: p.first, entries: p.entries, tree: b.tree, note: b.Head.Note}
+			}
+		}
+	}
+}
+
+// prepare reads the rows, builds the drafts, hashes and signs. Drafts whose
+// Build fails are answered and left out; an error is one of the whole batch.
+func (l *Log) prepare(tip *head, tx Tx, requests []*request) (*batch, error) {
+	if err := l.isFrozen(); err != nil {
+		return nil, err
+	}
+	now := l.now()
+	if last := time.Unix(tip.at, 0); now.Before(last.Add(-maxBehind)) {
+		return nil, fmt.Errorf("%w: it says %s, the last entry is of %s; set the clock, then try again",
+			ErrClock, now.UTC().Format(time.RFC3339), last.UTC().Format(time.RFC3339))
+	}
+	b := &batch{
+		at:    max(now.Unix(), tip.at),
+		tree:  &hashes{edge: tip.edge, full: map[tileID]tile{}},
+		blobs: map[Hash]bool{},
+	}
+	var err error
+	if b.state, err = readRows(tx, requests); err != nil {
+		return nil, fmt.Errorf("reading rows: %w", err)
+	}
+	for _, r := range requests {
+		if err := b.add(r); err != nil {
+			r.answer <- answer{err: err}
+		}
+	}
+	return b, l.seal(b, tip)
+}
+
+// seal completes the batch with what follows from its drafts.
+func (l *Log) seal(b *batch, tip *head) error {
+	for id, t := range b.tree.full {
+		b.Tiles = append(b.Tiles, Tile{id.level, id.index, t.bytes(tileWidth)})
+	}
+	slices.SortFunc(b.Tiles, func(a, b Tile) int {
+		return cmp.Or(cmp.Compare(a.Level, b.Level), cmp.Compare(a.Index, b.Index))
+	})
+	b.Puts = b.state.changed()
+	b.Head = Head{tip.edge.size, tip.root, tip.at, tip.note}
+	if len(b.Records) == 0 {
+		return nil
+	}
+	root, err := b.tree.root(b.tree.edge.size)
+	if err != nil {
+		return err
+	}
+	note, err := signCheckpoint(Checkpoint{l.origin, b.tree.edge.size, root}, l.signer)
+	if err != nil {
+		return err
+	}
+	b.Head = Head{b.tree.edge.size, root, b.at, note}
+	return nil
+}
+
+// add builds one draft on top of those before it. After an error the batch is
+// as it was.
+func (b *batch) add(r *request) error {
+	first := b.tree.edge.size
+	change, err := r.draft.Build(Slot{first, time.Unix(b.at, 0).UTC(), b.state, r.draft.Keys})
+	if err != nil {
+		return err
+	}
+	if k := b.state.undeclared; k != nil {
+		b.state.undeclared = nil
+		return fmt.Errorf("building draft: row %s/%s was read but is not among the draft's keys", k.Kind, k.ID)
+	}
+	leaves := make([][]byte, len(change.Entries))
+	for i, e := range change.Entries {
+		if leaves[i], err = marshalLeaf(e, b.at); err != nil {
+			return fmt.Errorf("building draft: %w", err)
+		}
+	}
+	for i, leaf := range leaves {
+		h := tlog.RecordHash(leaf)
+		e := change.Entries[i]
+		b.Records = append(b.Records, Record{b.tree.edge.size, b.at, e.Kind, e.Subject, h, leaf})
+		b.tree.edge.append(h, b.tree.full)
+	}
+	for _, p := range change.Puts {
+		b.state.put(p)
+	}
+	for _, data := range change.Blobs {
+		if sum := Hash(sha256.Sum256(data)); !b.blobs[sum] {
+			b.blobs[sum] = true
+			b.Blobs = append(b.Blobs, Blob{sum, data})
+		}
+	}
+	b.parts = append(b.parts, part{r, first, leaves})
+	return nil
+}
+
+// rows are the state rows that a batch reads, with the changes of its drafts so
+// far on top.
+type rows struct {
+	stored     map[Key][]byte
+	puts       map[Key][]byte // nil: deleted
+	undeclared *Key           // a draft's mistake, picked up after its Build
+}
+
+func readRows(tx Tx, requests []*request) (*rows, error) {
+	r := &rows{stored: map[Key][]byte{}, puts: map[Key][]byte{}}
+	var keys []Key
+	for _, q := range requests {
+		for _, k := range q.draft.Keys {
+			if _, ok := r.stored[k]; !ok {
+				r.stored[k] = nil
+				keys = append(keys, k)
+			}
+		}
+	}
+	if len(keys) == 0 {
+		return r, nil
+	}
+	found, err := tx.Rows(keys)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range found {
+		r.stored[p.Key] = p.Value
+	}
+	return r, nil
+}
+
+// Row returns the state row of one of the draft's keys, as drafts before it in
+// the same transaction left it. The value must not be modified.
+func (s Slot) Row(k Key) (value []byte, ok bool) {
+	if !slices.Contains(s.keys, k) {
+		s.rows.undeclared = &k
+		return nil, false
+	}
+	if v, ok := s.rows.puts[k]; ok {
+		return v, v != nil
+	}
+	v := s.rows.stored[k]
+	return v, v != nil
+}
+
+func (r *rows) put(p Put) { r.puts[p.Key] = p.Value }
+
+func (r *rows) changed() []Put {
+	var out []Put
+	for k, v := range r.puts {
+		out = append(out, Put{k, v})
+	}
+	slices.SortFunc(out, func(a, b Put) int { return cmp.Or(cmp.Compare(a.Key.Kind, b.Key.Kind), cmp.Compare(a.Key.ID, b.Key.ID)) })
+	return out
+}

@@ -1,0 +1,88 @@
+package ledger
+
+import "sync"
+
+// maxBatch is the most drafts that one transaction takes.
+const maxBatch = 512
+
+// request is a draft on its way.
+type request struct {
+	draft  Draft
+	answer chan answer // buffered: the committer never waits for its callers
+}
+
+// queue holds the drafts that no transaction has taken yet. Batches form in it
+// by themselves while the previous commit runs.
+type queue struct {
+	wake chan struct{} // 1 buffered: there is something to take
+
+	mu     sync.Mutex
+	urgent []*request
+	normal []*request
+	closed bool
+}
+
+func (q *queue) put(r *request) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed {
+		return ErrClosed
+	}
+	if r.draft.Urgent {
+		q.urgent = append(q.urgent, r)
+	} else {
+		q.normal = append(q.normal, r)
+	}
+	q.signal()
+	return nil
+}
+
+// take removes up to maxBatch requests, the urgent ones first.
+func (q *queue) take() []*request {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	var out []*request
+	for _, from := range []*[]*request{&q.urgent, &q.normal} {
+		n := min(len(*from), maxBatch-len(out))
+		out = append(out, (*from)[:n]...)
+		clear((*from)[:n])
+		*from = (*from)[n:]
+	}
+	if len(q.urgent)+len(q.normal) > 0 {
+		q.signal()
+	}
+	return out
+}
+
+// remove takes out one request, and reports whether it was still there.
+func (q *queue) remove(r *request) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, from := range []*[]*request{&q.urgent, &q.normal} {
+		for i, x := range *from {
+			if x == r {
+				*from = append((*from)[:i], (*from)[i+1:]...)
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// close refuses what comes and drops what waits.
+func (q *queue) close() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.closed = true
+	for _, r := range append(q.urgent, q.normal...) {
+		r.answer <- answer{err: ErrClosed}
+	}
+	q.urgent, q.normal = nil, nil
+}
+
+func (q *queue) signal() {
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
+}
