@@ -1,0 +1,206 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+
+	"github.com/writ-attestation/writ/verifier/ledger"
+)
+
+// writeStmts are prepared on the writer's own connection. Preparing on the
+// pool, while a transaction holds its only connection, would wait for ever.
+type writeStmts struct {
+	begin, commit, rollback *sql.Stmt
+	head, row               *sql.Stmt
+	insertHead, moveHead    *sql.Stmt
+	insertEntry, insertTile *sql.Stmt
+	putRow, deleteRow       *sql.Stmt
+	hasBlob, insertBlob     *sql.Stmt
+}
+
+func (w *writeStmts) each(f func(stmt **sql.Stmt, query string) error) error {
+	for _, s := range []struct {
+		stmt  **sql.Stmt
+		query string
+	}{
+		{&w.begin, `BEGIN IMMEDIATE`},
+		{&w.commit, `COMMIT`},
+		{&w.rollback, `ROLLBACK`},
+		{&w.head, selectHead},
+		{&w.row, selectRow},
+		{&w.insertHead, `INSERT INTO log_head (id, size, root, at, note) VALUES (1, ?, ?, ?, ?)`},
+		{&w.moveHead, `UPDATE log_head SET size = ?, root = ?, at = ?, note = ? WHERE id = 1 AND size = ?`},
+		{&w.insertEntry, `INSERT INTO log_entries (seq, at, kind, subject, leaf_hash, data) VALUES (?, ?, ?, ?, ?, ?)`},
+		{&w.insertTile, `INSERT INTO log_tiles (level, idx, data) VALUES (?, ?, ?)`},
+		{&w.putRow, `INSERT INTO state (kind, id, value) VALUES (?, ?, ?) ON CONFLICT (kind, id) DO UPDATE SET value = excluded.value`},
+		{&w.deleteRow, `DELETE FROM state WHERE kind = ? AND id = ?`},
+		{&w.hasBlob, `SELECT 1 FROM blobs WHERE sum = ?`},
+		{&w.insertBlob, `INSERT INTO blobs (sum, size, data) VALUES (?, ?, ?)`},
+	} {
+		if err := f(s.stmt, s.query); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *writeStmts) prepare(ctx context.Context, c *sql.Conn) error {
+	return w.each(func(stmt **sql.Stmt, query string) (err error) {
+		if *stmt, err = c.PrepareContext(ctx, query); err != nil {
+			return fmt.Errorf("preparing %q: %w", query, err)
+		}
+		return nil
+	})
+}
+
+func (w *writeStmts) close() error {
+	var errs []error
+	_ = w.each(func(stmt **sql.Stmt, _ string) error {
+		if *stmt != nil {
+			errs = append(errs, (*stmt).Close())
+		}
+		return nil
+	})
+	return errors.Join(errs...)
+}
+
+// Begin implements ledger.Store.
+func (s *SQLite) Begin(ctx context.Context) (ledger.Tx, error) {
+	select {
+	case s.lock <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	// From here on nothing is cancelled: an interrupted statement would leave
+	// the connection in a state that this package has to guess.
+	tx := &sqliteTx{store: s, ctx: context.WithoutCancel(ctx)}
+	if _, err := s.stmts.begin.ExecContext(tx.ctx); err != nil {
+		<-s.lock
+		return nil, err
+	}
+	var err error
+	if tx.head, err = scanHead(s.stmts.head.QueryRowContext(tx.ctx)); err != nil {
+		tx.Rollback()
+		return nil, fmt.Errorf("reading head: %w", err)
+	}
+	return tx, nil
+}
+
+type sqliteTx struct {
+	store *SQLite
+	ctx   context.Context // never done
+	head  ledger.Head
+	ended bool
+}
+
+func (tx *sqliteTx) Head() ledger.Head { return tx.head }
+
+func (tx *sqliteTx) Rows(keys []ledger.Key) ([]ledger.Put, error) {
+	return scanRows(keys, func(k ledger.Key) *sql.Row {
+		return tx.store.stmts.row.QueryRowContext(tx.ctx, k.Kind, k.ID)
+	})
+}
+
+// Rollback implements ledger.Tx. SQLite has rolled back by itself after some
+// errors; that there is nothing to roll back then is no error.
+func (tx *sqliteTx) Rollback() {
+	if tx.ended {
+		return
+	}
+	tx.ended = true
+	_, _ = tx.store.stmts.rollback.ExecContext(tx.ctx)
+	<-tx.store.lock
+}
+
+func (tx *sqliteTx) Commit(b ledger.Batch) error {
+	if tx.ended {
+		return errors.New("transaction has ended")
+	}
+	defer tx.Rollback()
+	if err := tx.write(b); err != nil {
+		return err
+	}
+	// When COMMIT itself fails, its frames may stand in the write-ahead log
+	// all the same, and a restart would find them.
+	if _, err := tx.store.stmts.commit.ExecContext(tx.ctx); err != nil {
+		return fmt.Errorf("%w: %w", ledger.ErrUnknown, err)
+	}
+	tx.ended = true
+	<-tx.store.lock
+	return nil
+}
+
+func (tx *sqliteTx) write(b ledger.Batch) error {
+	st := &tx.store.stmts
+	for _, r := range b.Records {
+		if _, err := st.insertEntry.ExecContext(tx.ctx, int64(r.Index), r.At, r.Kind, r.Subject, r.Hash[:], r.Data); err != nil {
+			return fmt.Errorf("writing entry %d: %w", r.Index, err)
+		}
+	}
+	for _, t := range b.Tiles {
+		if _, err := st.insertTile.ExecContext(tx.ctx, t.Level, int64(t.Index), t.Data); err != nil {
+			return fmt.Errorf("writing tile %d of level %d: %w", t.Index, t.Level, err)
+		}
+	}
+	for _, p := range b.Puts {
+		if err := tx.put(p); err != nil {
+			return fmt.Errorf("writing row %s/%s: %w", p.Key.Kind, p.Key.ID, err)
+		}
+	}
+	for _, bl := range b.Blobs {
+		if err := tx.putBlob(bl); err != nil {
+			return fmt.Errorf("writing blob %x: %w", bl.Sum, err)
+		}
+	}
+	if err := tx.moveHead(b.Head); err != nil {
+		return fmt.Errorf("moving head from size %d to %d: %w", tx.head.Size, b.Head.Size, err)
+	}
+	return nil
+}
+
+func (tx *sqliteTx) put(p ledger.Put) error {
+	st := &tx.store.stmts
+	if p.Value == nil {
+		_, err := st.deleteRow.ExecContext(tx.ctx, p.Key.Kind, p.Key.ID)
+		return err
+	}
+	_, err := st.putRow.ExecContext(tx.ctx, p.Key.Kind, p.Key.ID, p.Value)
+	return err
+}
+
+func (tx *sqliteTx) putBlob(b ledger.Blob) error {
+	st := &tx.store.stmts
+	var one int
+	err := st.hasBlob.QueryRowContext(tx.ctx, b.Sum[:]).Scan(&one)
+	if !errors.Is(err, sql.ErrNoRows) {
+		return err
+	}
+	packed, err := tx.store.blobs.pack(b.Data)
+	if err != nil {
+		return err
+	}
+	_, err = st.insertBlob.ExecContext(tx.ctx, b.Sum[:], len(b.Data), packed)
+	return err
+}
+
+func (tx *sqliteTx) moveHead(h ledger.Head) error {
+	st := &tx.store.stmts
+	if tx.head.Note == nil {
+		_, err := st.insertHead.ExecContext(tx.ctx, int64(h.Size), h.Root[:], h.At, h.Note)
+		return err
+	}
+	if h.Size == tx.head.Size {
+		return nil
+	}
+	res, err := st.moveHead.ExecContext(tx.ctx, int64(h.Size), h.Root[:], h.At, h.Note, int64(tx.head.Size))
+	if err != nil {
+		return err
+	}
+	n, err := res.RowsAffected()
+	if err == nil && n != 1 {
+		err = errors.New("the head moved under its lock")
+	}
+	return err
+}
