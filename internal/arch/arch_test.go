@@ -27,25 +27,27 @@ var layers = map[string]string{
 	"tpm/eventlog":             "tpm",
 	"tpm/ima":                  "tpm",
 	"tpm/device":               "tpm",
-	"tpm/swtpm":                "tpm tpm/eventlog tpm/ima",
+	"tpm/swtpm":                "tpm tpm/device tpm/eventlog tpm/ima",
 	"verifier/reference":       "tpm tpm/eventlog tpm/ima",
 	"verifier/appraisal":       "tpm tpm/eventlog tpm/ima evidence verifier/reference",
 	"verifier/token":           "",
 	"verifier/ledger":          "",
 	"verifier/store":           "verifier/ledger",
 	"verifier/store/storetest": "verifier/ledger",
-	"verifier/keys":            "verifier/token",
+	"verifier/keys":            "internal/durable verifier/token",
 	"verifier/bundle":          "evidence tpm verifier/appraisal verifier/ledger verifier/reference verifier/token",
-	"verifier":                 "evidence tpm tpm/eventlog tpm/ima verifier/appraisal verifier/bundle verifier/keys verifier/ledger verifier/reference verifier/token",
-	"verifier/api":             "evidence verifier verifier/bundle verifier/keys verifier/ledger verifier/token",
-	"verifier/client":          "evidence verifier verifier/bundle verifier/keys verifier/ledger verifier/token",
-	"attestor":                 "evidence tpm tpm/device tpm/eventlog tpm/ima verifier/bundle verifier/ledger verifier/token",
+	"verifier":                 "evidence tpm tpm/eventlog tpm/ima verifier/appraisal verifier/protocol verifier/bundle verifier/keys verifier/ledger verifier/reference verifier/token",
+	"verifier/api":             "evidence verifier verifier/protocol verifier/bundle verifier/keys verifier/ledger verifier/token",
+	"verifier/client":          "evidence verifier/protocol verifier/bundle verifier/keys verifier/ledger verifier/token",
+	"internal/durable":         "",
+	"verifier/protocol":        "",
+	"attestor":                 "internal/durable verifier/protocol evidence tpm tpm/device tpm/eventlog tpm/ima verifier/bundle verifier/ledger verifier/token",
 	"enclave":                  "verifier/token",
 	"internal/arch":            "",
 }
 
 // pure packages compute: the same bytes in, the same bytes out.
-var pure = strings.Fields("tpm tpm/eventlog tpm/ima evidence verifier/appraisal verifier/reference verifier/token verifier/bundle")
+var pure = strings.Fields("tpm tpm/eventlog tpm/ima evidence verifier/appraisal verifier/reference verifier/token verifier/bundle verifier/protocol")
 
 // impure imports read the outside world, wait for it, or depend on chance.
 var impure = strings.Fields(`context crypto/rand crypto/tls database/sql io/ioutil log log/slog

@@ -1,0 +1,452 @@
+// Package attestor is the node agent: it enrols the TPM, takes evidence, keeps
+// one base token fresh and serves it, and tokens derived from it, to the local
+// keepers that run work.
+//
+// The agent holds no kill switch. If it dies, hangs or is replaced, keepers run
+// to their deadlines; what it says without a verifier's signature stops nothing
+// and starts nothing.
+package attestor
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	mathrand "math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+
+	"github.com/writ-attestation/writ/evidence"
+	"github.com/writ-attestation/writ/internal/durable"
+	"github.com/writ-attestation/writ/tpm/device"
+	"github.com/writ-attestation/writ/verifier/bundle"
+	"github.com/writ-attestation/writ/verifier/protocol"
+	"github.com/writ-attestation/writ/verifier/token"
+)
+
+// Verifier is what the agent asks of a verifier. Refusals are
+// *protocol.Refusal; any other error means no answer was had, and the next
+// verifier is tried. Key signs the proofs of possession.
+type Verifier interface {
+	Challenge(ctx context.Context, req protocol.ChallengeRequest) (*protocol.Challenge, error)
+	Attest(ctx context.Context, evidence []byte) (*protocol.Outcome, error)
+	Token(ctx context.Context, base string, key crypto.Signer, req evidence.Request) (*protocol.Grant, error)
+	Stopped(ctx context.Context, base string, key crypto.Signer, stop bundle.Stop) (*protocol.Stopped, error)
+	// Events calls f with each signed event until the stream ends.
+	Events(ctx context.Context, base string, key crypto.Signer, node string, f func(event string)) error
+}
+
+// Config is everything an Agent needs.
+type Config struct {
+	Enrolment Enrolment
+	Trust     *bundle.Trust
+	Dir       string // state directory
+	TPM       *device.TPM
+	Logs      Logs
+	Verifiers []Verifier // in order of preference
+	Level     string     // the highest enforcement level of this node, as the base token states it
+	Log       *slog.Logger
+}
+
+// Agent keeps a node legitimate. It is safe for concurrent use.
+type Agent struct {
+	cfg Config
+	q   quoter
+	key *ecdsa.PrivateKey // of this start of the agent; the quote binds it
+	jwk []byte
+
+	attesting sync.Mutex // one quote at a time; guards the fields up to state
+	next      *protocol.Challenge
+	heldLog   []byte // digest of the boot log the verifier holds
+
+	mu    sync.Mutex // guards the fields below
+	state Status
+	base  string // the base token; "" when there is none
+	since time.Time
+	first int // verifier that answered last
+	watch map[chan Push]bool
+}
+
+// Status is the agent's view of its node, for `writ status`.
+type Status struct {
+	Node       string          `json:"node"`
+	Domain     string          `json:"domain"`
+	Legitimate bool            `json:"legitimate"`
+	Expires    int64           `json:"expires,omitempty"` // of the base token, Unix seconds
+	Seq        uint64          `json:"seq,omitempty"`
+	Verdict    json.RawMessage `json:"verdict,omitempty"` // the last one
+	Problem    string          `json:"problem,omitempty"` // why there is no token
+	Since      time.Time       `json:"since"`             // of the last answer
+}
+
+// Push is what a local watcher is told: a signed event, or that the base token
+// was renewed.
+type Push struct {
+	Event   string
+	Renewed bool
+}
+
+// New loads the attestation key and makes the agent's own key.
+func New(cfg Config) (*Agent, error) {
+	if len(cfg.Verifiers) == 0 || cfg.TPM == nil || cfg.Trust == nil || cfg.Log == nil {
+		return nil, errors.New("starting the agent: a TPM, a trust file, a logger and a verifier are needed")
+	}
+	ak, err := cfg.TPM.AK(cfg.Enrolment.Domain, cfg.Enrolment.Generation)
+	if err != nil {
+		return nil, fmt.Errorf("loading the attestation key: %w", err)
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("making the agent's key: %w", err), ak.Close())
+	}
+	jwk, err := token.MarshalJWK(key.Public())
+	if err != nil {
+		return nil, errors.Join(err, ak.Close())
+	}
+	return &Agent{cfg: cfg, q: quoter{tpm: cfg.TPM, ak: ak, logs: cfg.Logs}, key: key, jwk: jwk, watch: map[chan Push]bool{},
+		state: Status{Node: cfg.Enrolment.Node, Domain: cfg.Enrolment.Domain, Problem: "not attested yet"}}, nil
+}
+
+// Close unloads the attestation key.
+func (a *Agent) Close() error { return a.q.ak.Close() }
+
+// Run renews the base token at a third of its life until ctx is done, and
+// listens for events meanwhile.
+func (a *Agent) Run(ctx context.Context) error {
+	go a.listen(ctx)
+	retry := backoff.NewExponentialBackOff()
+	retry.InitialInterval, retry.MaxInterval, retry.RandomizationFactor = 200*time.Millisecond, 20*time.Second, 0.5
+	for {
+		wait := time.Duration(0)
+		if err := a.attest(ctx); err != nil {
+			wait = retry.NextBackOff()
+			a.cfg.Log.WarnContext(ctx, "attestation failed", "error", err, "retry_in", wait.Round(time.Millisecond))
+		} else {
+			retry.Reset()
+			wait = a.renewIn()
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
+	}
+}
+
+// renewIn is a third of the base token's life with ten percent of jitter.
+func (a *Agent) renewIn() time.Duration {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	third := time.Until(time.Unix(a.state.Expires, 0)) / 3
+	return max(third+time.Duration((mathrand.Float64()-0.5)*0.2*float64(third)), 100*time.Millisecond)
+}
+
+// attest takes one quote and gets a new base token for it.
+func (a *Agent) attest(ctx context.Context) error {
+	a.attesting.Lock()
+	defer a.attesting.Unlock()
+	asked := time.Now()
+	out, err := a.ask(ctx)
+	if r := (*protocol.Refusal)(nil); errors.As(err, &r) {
+		a.refused(r, asked)
+		return err
+	}
+	if err != nil {
+		a.mu.Lock()
+		a.state.Problem = err.Error()
+		a.mu.Unlock()
+		return err
+	}
+	return a.granted(ctx, out, asked)
+}
+
+// ask sends evidence to the verifiers in turn until one answers. A refusal is
+// an answer, except that a challenge may have lapsed or a log be unknown there:
+// then once more, from the start.
+func (a *Agent) ask(ctx context.Context) (*protocol.Outcome, error) {
+	var lost []error
+	for i := range a.cfg.Verifiers {
+		n := (a.preferred() + i) % len(a.cfg.Verifiers)
+		out, err := a.exchange(ctx, a.cfg.Verifiers[n])
+		if r := (*protocol.Refusal)(nil); errors.As(err, &r) && (r.Code == protocol.NonceExpired || r.Code == protocol.LogNotHeld) {
+			a.next, a.heldLog, a.q.sent = nil, nil, 0
+			out, err = a.exchange(ctx, a.cfg.Verifiers[n])
+		}
+		if r := (*protocol.Refusal)(nil); err == nil || errors.As(err, &r) {
+			a.mu.Lock()
+			a.first = n
+			a.mu.Unlock()
+			return out, err
+		}
+		lost = append(lost, err)
+		a.next = nil
+	}
+	return nil, errors.Join(lost...)
+}
+
+func (a *Agent) preferred() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.first
+}
+
+func (a *Agent) exchange(ctx context.Context, v Verifier) (*protocol.Outcome, error) {
+	e := &a.cfg.Enrolment
+	if a.next == nil || time.Now().After(a.next.Expires.Add(-time.Second)) {
+		c, err := v.Challenge(ctx, protocol.ChallengeRequest{Node: e.Node, Checkpoint: a.checkpoint()})
+		if err != nil {
+			return nil, fmt.Errorf("asking for a challenge: %w", err)
+		}
+		a.next = c
+	}
+	if len(a.next.Nonce) != 32 {
+		return nil, fmt.Errorf("asking for a challenge: expected a nonce of 32 bytes, found %d", len(a.next.Nonce))
+	}
+	nonce := [32]byte(a.next.Nonce)
+	a.next = nil // each is good once
+	ev := evidence.New(evidence.Quote{})
+	ev.Set(evidence.BindKey, evidence.Item{Content: a.jwk})
+	ev.Set(evidence.Ask, evidence.Item{Content: evidence.Request{Audience: "spiffe://" + e.Domain + "/enclave", Level: a.cfg.Level, R: random(32), ID: random(16)}.Marshal()})
+	if err := a.q.bootLog(ev, a.heldLog); err != nil {
+		return nil, err
+	}
+	if err := a.q.take(ev, evidence.Attestation, e.Domain, e.Node, nonce); err != nil {
+		return nil, err
+	}
+	a.q.shorten(ev)
+	body, err := ev.Marshal()
+	if err != nil {
+		return nil, err
+	}
+	return v.Attest(ctx, body)
+}
+
+// random returns n random bytes as base64url.
+func random(n int) string {
+	b := make([]byte, n)
+	if _, err := rand.Read(b); err != nil {
+		panic("attestor: no randomness: " + err.Error()) // crypto/rand.Read never fails since Go 1.24
+	}
+	return base64.RawURLEncoding.EncodeToString(b)
+}
+
+// proven is the part of a verdict that tells what the verifier now holds.
+type proven struct {
+	Boot *struct {
+		BootLog string `json:"boot_log"`
+		IMA     *struct {
+			Offset int64 `json:"offset"`
+		} `json:"ima"`
+	} `json:"boot"`
+}
+
+// learned notes what need not be sent again, and the next challenge.
+func (a *Agent) learned(o *protocol.Outcome) {
+	a.next = &o.Challenge
+	var p proven
+	if json.Unmarshal(o.Verdict, &p) != nil || p.Boot == nil {
+		a.heldLog, a.q.sent = nil, 0
+		return
+	}
+	a.heldLog, a.q.sent = nil, 0
+	if b, err := hex.DecodeString(p.Boot.BootLog); err == nil && len(b) == 32 {
+		a.heldLog = b
+	}
+	if p.Boot.IMA != nil && p.Boot.IMA.Offset == a.q.proven.offset {
+		a.q.sent = a.q.proven.last
+	}
+}
+
+func (a *Agent) granted(ctx context.Context, o *protocol.Outcome, asked time.Time) error {
+	e := &a.cfg.Enrolment
+	want := token.Expect{Issuer: a.cfg.Trust.IssuerURL(), Domain: e.Domain, Audience: "spiffe://" + e.Domain + "/enclave"}
+	c, err := token.Verify(o.Token, a.cfg.Trust.TokenKeys, want, time.Now())
+	if err != nil {
+		return fmt.Errorf("checking the token the verifier gave: %w", err)
+	}
+	a.learned(o)
+	a.keepCheckpoint(ctx, o.Receipt)
+	a.mu.Lock()
+	a.base, a.since = o.Token, asked
+	a.state.Legitimate, a.state.Expires, a.state.Seq, a.state.Verdict, a.state.Problem, a.state.Since = true, c.Expires, c.Writ.Seq, o.Verdict, "", time.Now()
+	a.mu.Unlock()
+	a.tell(Push{Renewed: true})
+	return nil
+}
+
+func (a *Agent) refused(r *protocol.Refusal, at time.Time) {
+	a.mu.Lock()
+	a.state.Problem, a.state.Since = r.Error(), at
+	if r.Denied != nil {
+		a.state.Verdict, a.state.Legitimate, a.base = r.Denied.Verdict, false, ""
+	}
+	a.mu.Unlock()
+	if r.Denied == nil {
+		return
+	}
+	a.learned(r.Denied)
+	for _, e := range r.Denied.Events {
+		a.tell(Push{Event: e})
+	}
+}
+
+// listen follows the verifier's events while there is a token to listen with.
+// Losing the stream stops nothing; it makes the agent connect again.
+func (a *Agent) listen(ctx context.Context) {
+	for ctx.Err() == nil {
+		if base := a.current(); base != "" {
+			v := a.cfg.Verifiers[a.preferred()]
+			err := v.Events(ctx, base, a.key, a.cfg.Enrolment.Node, a.heard)
+			if ctx.Err() == nil {
+				a.cfg.Log.InfoContext(ctx, "event stream ended", "error", err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Duration(300+mathrand.IntN(400)) * time.Millisecond):
+		}
+	}
+}
+
+// heard passes an event on to the keepers, who check it themselves.
+func (a *Agent) heard(event string) {
+	want := token.Expect{Issuer: a.cfg.Trust.IssuerURL(), Domain: a.cfg.Enrolment.Domain, Audience: "spiffe://" + a.cfg.Enrolment.Domain + "/enclave"}
+	e, err := token.VerifyEvent(event, a.cfg.Trust.TokenKeys, want, time.Now())
+	if err != nil {
+		a.cfg.Log.Warn("an event that does not verify was ignored", "error", err)
+		return
+	}
+	if e.Subject != "spiffe://"+a.cfg.Enrolment.Domain+"/node/"+a.cfg.Enrolment.Node {
+		return
+	}
+	a.mu.Lock()
+	if e.Seq >= a.state.Seq {
+		a.base, a.state.Legitimate, a.state.Problem = "", false, e.Cause+": "+e.Reason
+	}
+	a.mu.Unlock()
+	a.tell(Push{Event: event})
+}
+
+// current is the base token while it lives.
+func (a *Agent) current() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if time.Now().Unix() >= a.state.Expires {
+		return ""
+	}
+	return a.base
+}
+
+// Status returns what the agent knows of its node now.
+func (a *Agent) Status() Status {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s := a.state
+	if s.Legitimate && time.Now().Unix() >= s.Expires {
+		s.Legitimate = false
+		s.Problem = strings.TrimPrefix("the last token expired; "+s.Problem, "; ")
+	}
+	return s
+}
+
+// Lease gets a token for one execution. It rests on a base token younger than
+// a third of its life, so that the execution gets nearly all of it.
+func (a *Agent) Lease(ctx context.Context, req evidence.Request) (*protocol.Grant, error) {
+	if a.stale() {
+		if err := a.attest(ctx); err != nil && a.current() == "" {
+			return nil, err
+		}
+	}
+	base := a.current()
+	if base == "" {
+		return nil, protocol.Refuse(protocol.TokenRevoked, "the node has no token: %s", a.Status().Problem)
+	}
+	var lost []error
+	for i := range a.cfg.Verifiers {
+		v := a.cfg.Verifiers[(a.preferred()+i)%len(a.cfg.Verifiers)]
+		g, err := v.Token(ctx, base, a.key, req)
+		if r := (*protocol.Refusal)(nil); err == nil || errors.As(err, &r) {
+			return g, err
+		}
+		lost = append(lost, err)
+	}
+	return nil, errors.Join(lost...)
+}
+
+// stale reports that the base token has lived more than a third of its life.
+func (a *Agent) stale() bool {
+	if a.current() == "" {
+		return true
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	life := time.Unix(a.state.Expires, 0).Sub(a.since)
+	return time.Since(a.since) > life/3
+}
+
+// Stopped passes a keeper's stop record on to the history.
+func (a *Agent) Stopped(ctx context.Context, stop bundle.Stop) error {
+	base := a.current()
+	if base == "" {
+		return protocol.Refuse(protocol.TokenRevoked, "the node has no token to record the stop with")
+	}
+	_, err := a.cfg.Verifiers[a.preferred()].Stopped(ctx, base, a.key, stop)
+	return err
+}
+
+// Watch subscribes to pushes until the returned function is called.
+func (a *Agent) Watch() (<-chan Push, func()) {
+	c := make(chan Push, 16)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.watch[c] = true
+	return c, func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		delete(a.watch, c)
+	}
+}
+
+// tell never waits: a watcher that lags misses a hint, not its deadline.
+func (a *Agent) tell(p Push) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for c := range a.watch {
+		select {
+		case c <- p:
+		default:
+		}
+	}
+}
+
+func (a *Agent) checkpoint() string {
+	b, err := os.ReadFile(filepath.Join(a.cfg.Dir, checkpointFile))
+	if err != nil {
+		return "" // none yet: the verifier is then not held to anything
+	}
+	return string(b)
+}
+
+// keepCheckpoint stores the signed checkpoint of a receipt, so that a verifier
+// restored to an earlier state is confronted with it.
+func (a *Agent) keepCheckpoint(ctx context.Context, receipt string) {
+	_, note, ok := strings.Cut(receipt, "\n\n")
+	if !ok {
+		return
+	}
+	if err := durable.WriteFile(filepath.Join(a.cfg.Dir, checkpointFile), []byte(note), 0o644); err != nil {
+		a.cfg.Log.WarnContext(ctx, "keeping the checkpoint failed", "error", err)
+	}
+}

@@ -1,0 +1,64 @@
+package attestor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/writ-attestation/writ/tpm"
+	"github.com/writ-attestation/writ/tpm/device"
+	"github.com/writ-attestation/writ/verifier/protocol"
+)
+
+// Enroller is the part of a verifier that enrols nodes.
+type Enroller interface {
+	Enroll(ctx context.Context, req protocol.EnrollRequest) (*protocol.EnrollChallenge, error)
+	Activate(ctx context.Context, id string, a protocol.Activation) (*protocol.Enrolled, error)
+}
+
+// ErrNoEK: the TPM has no endorsement key with a certificate.
+var ErrNoEK = errors.New("the TPM holds no EK certificate")
+
+// Provision proves to a verifier that this TPM holds its EKs and the domain's
+// attestation key, spending a join token. It keeps nothing in the TPM.
+func Provision(ctx context.Context, t *device.TPM, v Enroller, domain string, generation uint32, joinToken string) (*protocol.Enrolled, error) {
+	eks, err := t.EKs()
+	if err != nil {
+		return nil, fmt.Errorf("reading the TPM's endorsement keys: %w", err)
+	}
+	if len(eks) == 0 {
+		return nil, fmt.Errorf("reading the TPM's endorsement keys: %w; ask its maker for one, or have an operator import it", ErrNoEK)
+	}
+	ak, err := t.AK(domain, generation)
+	if err != nil {
+		return nil, fmt.Errorf("making the attestation key: %w", err)
+	}
+	defer ak.Close()
+	req := protocol.EnrollRequest{JoinToken: joinToken, AK: ak.Public(), Generation: generation}
+	for _, ek := range eks {
+		req.EKs = append(req.EKs, protocol.EK{Public: ek.Public.Marshal(), Certificate: ek.Certificate, Chain: ek.Chain})
+	}
+	challenge, err := v.Enroll(ctx, req)
+	if err != nil {
+		return nil, fmt.Errorf("asking to enrol: %w", err)
+	}
+	if len(challenge.Credentials) != len(eks) {
+		return nil, fmt.Errorf("activating credentials: expected %d, found %d", len(eks), len(challenge.Credentials))
+	}
+	var a protocol.Activation
+	for i, c := range challenge.Credentials {
+		secret, err := t.Activate(ak, eks[i], c.Blob, c.Secret)
+		if err != nil {
+			return nil, fmt.Errorf("activating credential %d: %w", i, err)
+		}
+		a.Secrets = append(a.Secrets, secret)
+	}
+	out, err := v.Activate(ctx, challenge.ID, a)
+	if err != nil {
+		return nil, fmt.Errorf("answering the activation: %w", err)
+	}
+	if want := tpm.NodeID(eks[0].Public); out.Node != want {
+		return nil, fmt.Errorf("checking the answer: expected node %s, found %.64q", want, out.Node)
+	}
+	return out, nil
+}

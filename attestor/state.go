@@ -1,0 +1,76 @@
+package attestor
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/writ-attestation/writ/internal/durable"
+	"github.com/writ-attestation/writ/verifier/bundle"
+)
+
+// Enrolment is what provisioning leaves in the state directory: nothing of it
+// is secret, the node's identity stays in its TPM.
+type Enrolment struct {
+	Domain     string   `json:"domain"`
+	Node       string   `json:"node"`
+	Generation uint32   `json:"generation"` // of the AK template
+	Verifiers  []string `json:"verifiers"`  // https addresses, in order of preference
+	CA         string   `json:"ca"`         // PEM of the TLS CA that verifiers answer with
+}
+
+// ErrNotEnrolled: the state directory holds no enrolment.
+var ErrNotEnrolled = errors.New("this node is not enrolled")
+
+// Files of the state directory.
+const (
+	enrolmentFile  = "node.json"
+	trustFile      = "trust.json"
+	checkpointFile = "checkpoint"
+)
+
+// Save writes the enrolment and the trust file into dir.
+func (e *Enrolment) Save(dir string, trust *bundle.Trust) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("saving the enrolment: %w", err)
+	}
+	b, err := json.MarshalIndent(e, "", "  ")
+	if err != nil {
+		return fmt.Errorf("saving the enrolment: %w", err)
+	}
+	if err := durable.WriteFile(TrustPath(dir), trust.Marshal(), 0o644); err != nil {
+		return err
+	}
+	return durable.WriteFile(filepath.Join(dir, enrolmentFile), append(b, '\n'), 0o644)
+}
+
+// LoadEnrolment reads what Save wrote.
+func LoadEnrolment(dir string) (*Enrolment, error) {
+	b, err := os.ReadFile(filepath.Join(dir, enrolmentFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("reading %s: %w; run writ provision first", dir, ErrNotEnrolled)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the enrolment: %w", err)
+	}
+	e := new(Enrolment)
+	if err := json.Unmarshal(b, e); err != nil {
+		return nil, fmt.Errorf("reading the enrolment in %s: %w", dir, err)
+	}
+	return e, nil
+}
+
+// TrustPath is where the trust file of a state directory is.
+func TrustPath(dir string) string { return filepath.Join(dir, trustFile) }
+
+// LoadTrust reads the trust file of a state directory.
+func LoadTrust(dir string) (*bundle.Trust, error) {
+	b, err := os.ReadFile(TrustPath(dir))
+	if err != nil {
+		return nil, fmt.Errorf("reading the trust file: %w", err)
+	}
+	return bundle.ParseTrust(b)
+}

@@ -1,0 +1,205 @@
+// Package appraisal decides whether a node is legitimate: [Appraise] turns an
+// Input into a Verdict and does nothing else.
+//
+// It reads no clock, file or network and keeps nothing between calls, so a
+// verdict can be made again by anybody who has its input. Undecodable evidence
+// is a denial with a finding, never an error, and the zero Verdict denies.
+//
+// The words are RFC 9334's, the trust vector AR4SI's.
+package appraisal
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/writ-attestation/writ/tpm"
+	"github.com/writ-attestation/writ/tpm/eventlog"
+	"github.com/writ-attestation/writ/verifier/reference"
+)
+
+// horizon bounds `until` when no window of the inputs ends earlier (seconds).
+const horizon = 24 * 60 * 60
+
+// Appraise judges the input: quote, counters, replay, references, in this
+// order. Every finding is reported, not only the first, except that a quote
+// which is not authentic ends the appraisal, since nothing else would mean
+// anything.
+func Appraise(in *Input) Verdict {
+	a, findings := Authenticate(in)
+	if a == nil {
+		return conclude(in, &run{report: report{findings: findings}})
+	}
+	return a.Appraise()
+}
+
+// Appraise is the expensive half, on evidence already found authentic. The
+// input's evidence must by now hold every log in full.
+func (a *Authentic) Appraise() Verdict {
+	r := &run{in: a.in, quote: a.quote, until: a.in.At + horizon}
+	if a.in.Rules != Rules {
+		r.say(refSection, "rule version "+strconv.Itoa(Rules), strconv.Itoa(a.in.Rules), "verify with the version of writ that knows these rules")
+		return conclude(a.in, r)
+	}
+	if !r.values() {
+		return conclude(a.in, r)
+	}
+	r.counters()
+	r.bootLog()
+	if r.references() {
+		r.tpm()
+		r.pcrs()
+		r.secureBoot()
+		r.ima()
+	}
+	return conclude(a.in, r)
+}
+
+// run is one appraisal on its way through the rules.
+type run struct {
+	report
+	in      *Input
+	quote   *tpm.Quote
+	set     *reference.Set
+	log     *eventlog.Log  // nil: absent or unusable
+	replay  map[int][]byte // of log, SHA-256 bank
+	boot    *Boot
+	resumed *IMA // state to resume the IMA list from
+	full    bool // the IMA list was complete and measured by a known policy
+	until   int64
+}
+
+// values proves the PCR values sent along: they count exactly when their
+// concatenation has the digest that was signed (security rule 6).
+func (r *run) values() bool {
+	q := r.in.Evidence.Quote
+	if r.quote.Bank != tpm.AlgSHA256 || q.Bank != tpm.AlgSHA256 {
+		r.say(quoteBank, "a quote over the sha256 bank", fmt.Sprintf("%s, values of %s", r.quote.Bank, q.Bank), "enable the TPM's SHA-256 bank; SHA-1 proves nothing")
+		return false
+	}
+	if err := tpm.CheckPCRs(r.quote, q.Values); err != nil {
+		r.say(quotePCRs, fmt.Sprintf("PCR values with digest %x", r.quote.PCRDigest), err.Error(), "quote again and send the values of exactly the quoted PCRs")
+		return false
+	}
+	return true
+}
+
+// counters judges the TPM's counters against the last quote of this AK
+// (security rule 15). They are plain because the AK is an endorsement primary.
+func (r *run) counters() {
+	q := r.quote
+	r.boot = &Boot{ResetCount: q.ResetCount, RestartCount: q.RestartCount, Clock: q.Clock}
+	p := r.in.Prior.Boot
+	if p == nil {
+		return
+	}
+	now, before := [2]uint32{q.ResetCount, q.RestartCount}, [2]uint32{p.ResetCount, p.RestartCount}
+	found := fmt.Sprintf("reset %d, restart %d, clock %d ms", now[0], now[1], q.Clock)
+	switch c := slices.Compare(now[:], before[:]); {
+	case c < 0:
+		r.say(bootClone, fmt.Sprintf("counters of at least reset %d, restart %d", before[0], before[1]), found,
+			"an operator decides: the TPM was cleared, or its state was copied or restored")
+	case c == 0 && q.Clock <= p.Clock:
+		r.say(bootClone, fmt.Sprintf("a TPM clock above %d ms in the same boot", p.Clock), found,
+			"an operator decides: two machines hold this TPM's state, or a snapshot was restored")
+	case c == 0:
+		r.resumed = p.IMA
+	}
+}
+
+// bootLog parses and replays the UEFI log and compares it with the proven PCRs.
+func (r *run) bootLog() {
+	it := r.in.Evidence.Item("uefi-log")
+	if len(it.Content) == 0 {
+		r.say(bootNoLog, "the UEFI event log", "none", "boot so that firmware and loader keep the log (Debian 12's GRUB keeps none with Secure Boot off)")
+		return
+	}
+	r.boot.BootLog = hexSum(it.Content)
+	if p := r.in.Prior.Boot; p != nil && p.ResetCount == r.quote.ResetCount && p.RestartCount == r.quote.RestartCount && p.BootLog != r.boot.BootLog {
+		r.say(bootChanged, "the boot log of this boot, SHA-256 "+p.BootLog, r.boot.BootLog, "reboot the node; a boot log never changes while a boot lasts")
+		r.resumed = nil
+	}
+	log, err := eventlog.Parse(it.Content)
+	if err == nil {
+		r.replay, err = log.Replay(tpm.AlgSHA256)
+	}
+	if err != nil {
+		r.say(bootMalformed, "a UEFI event log with SHA-256 digests", err.Error(), "send /sys/kernel/security/tpm0/binary_bios_measurements unchanged")
+		return
+	}
+	r.log = log
+}
+
+// references makes sure there is a set, for this class, valid now.
+func (r *run) references() bool {
+	if r.in.References.Set == nil {
+		r.say(refNone, "a reference set for class "+r.in.Prior.Class, "none", "learn, sign and publish one: writ reference learn")
+		return false
+	}
+	s := r.in.References.Set.Set
+	if s.Name != r.in.Prior.Class {
+		r.say(refClass, "a reference set for class "+r.in.Prior.Class, "one for "+s.Name, "publish a set with the name of the node's class")
+		return false
+	}
+	if r.in.At < s.NotBefore || (s.NotAfter != 0 && r.in.At >= s.NotAfter) {
+		r.say(refValidity, fmt.Sprintf("a set valid at %s", stamp(r.in.At)), fmt.Sprintf("valid from %s to %s", stamp(s.NotBefore), stamp(s.NotAfter)), "publish a newer generation")
+		return false
+	}
+	if s.NotAfter != 0 {
+		r.until = min(r.until, s.NotAfter)
+	}
+	r.set = s
+	return true
+}
+
+func stamp(sec int64) string {
+	if sec == 0 {
+		return "always"
+	}
+	return time.Unix(sec, 0).UTC().Format(time.RFC3339)
+}
+
+// conclude turns findings into the vector, the tier and the decision.
+func conclude(in *Input, r *run) Verdict {
+	v := Verdict{V: 1, Rules: Rules, Decision: Deny, Domain: in.Challenge.Domain, Node: in.Challenge.Node, Nonce: in.Challenge.Nonce,
+		Binding: in.Challenge.Binding, At: in.At, Until: r.until, Inputs: in.digests(), Boot: r.boot, Tier: None}
+	if r.set != nil {
+		v.Vector = Vector{InstanceIdentity: 2, Configuration: 2, Executables: 3, Hardware: 2}
+		if r.full {
+			v.Vector.Executables = 2
+		}
+		if !r.judged(1) || !r.judged(3) || !r.judged(5) || r.set.SecureBoot != "required" {
+			v.Vector.Configuration = 3
+		}
+	}
+	for _, f := range r.findings {
+		for _, e := range effects(f) {
+			v.Vector.lower(e.claim, e.value)
+		}
+	}
+	if r.set != nil {
+		v.Tier = Affirming
+		for _, name := range r.set.Required {
+			tier := TierOf(v.Vector.Claim(name))
+			v.Tier = worse(v.Tier, tier)
+			if tier != Affirming {
+				r.add(Finding{Code: claimRequired, Expected: name + " affirming", Found: fmt.Sprintf("%s (%d)", tier, v.Vector.Claim(name)), Next: "see the findings above"})
+			}
+		}
+		if v.Tier == Affirming && v.Until > v.At {
+			v.Decision = Grant
+		}
+	}
+	if r.dropped > 0 {
+		r.findings = append(r.findings, Finding{Code: tooMany, Expected: fmt.Sprintf("at most %d findings", maxFindings), Found: fmt.Sprintf("%d more like these", r.dropped), Next: "mend these first"})
+	}
+	v.Findings = r.findings
+	return v
+}
+
+// judged reports whether the set compares the events of a PCR.
+func (r *run) judged(pcr int) bool {
+	p := r.set.PCR(pcr)
+	return p != nil && p.Rule != reference.Ignore
+}

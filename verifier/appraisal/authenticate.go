@@ -1,0 +1,74 @@
+package appraisal
+
+import (
+	"bytes"
+	"encoding/hex"
+	"fmt"
+
+	"github.com/writ-attestation/writ/tpm"
+)
+
+// Authentic is evidence whose quote the enrolled AK signed for this challenge.
+// Only such evidence may move a node's state: anybody can send the rest.
+type Authentic struct {
+	in    *Input
+	quote *tpm.Quote
+}
+
+// Authenticate does the cheap half of an appraisal: key, signature, signer,
+// purpose and binding. It parses no log. When it fails, the findings say why
+// and nothing of the evidence may be believed, stored or answered in detail.
+func Authenticate(in *Input) (*Authentic, []Finding) {
+	var r report
+	q := authenticate(in, &r)
+	if len(r.findings) > 0 {
+		return nil, r.findings
+	}
+	return &Authentic{in: in, quote: q}, nil
+}
+
+// Quote is what the AK signed.
+func (a *Authentic) Quote() tpm.Quote { return *a.quote }
+
+func authenticate(in *Input, r *report) *tpm.Quote {
+	if in.Evidence == nil {
+		r.say(evidenceMissing, "evidence", "none", "send evidence")
+		return nil
+	}
+	ak, err := tpm.ParsePublic(in.Prior.AK)
+	if err != nil {
+		r.say(evidenceKey, "an enrolled attestation key", err.Error(), "provision the node: writ provision")
+		return nil
+	}
+	q, err := ak.VerifyQuote(in.Evidence.Quote.Attest, in.Evidence.Quote.Signature)
+	if err != nil {
+		r.say(quoteSignature, "a TPM quote signed by the enrolled AK", err.Error(), "provision the node again if its TPM was replaced or cleared")
+		return nil
+	}
+	c := in.Challenge
+	if len(c.Nonce) != 32 {
+		r.say(quoteChallenge, "a challenge nonce of 32 bytes", fmt.Sprintf("%d bytes", len(c.Nonce)), "ask for a new challenge")
+		return nil
+	}
+	want := c.Nonce
+	switch c.Binding {
+	case BoundWrit:
+		if err := tpm.CheckAK(ak, c.Domain, in.Prior.Generation); err != nil {
+			r.say(quoteKey, "an attestation key made by Writ's template for "+c.Domain, err.Error(), "provision the node again")
+		}
+		if err := ak.CheckSigner(q); err != nil {
+			r.say(quoteSigner, "a key of the TPM's endorsement hierarchy", err.Error(), "provision the node again")
+		}
+		b := in.Evidence.Binding(c.Purpose, c.Domain, c.Node, [32]byte(c.Nonce))
+		want = b[:]
+	case BoundRaw:
+	default:
+		r.say(quoteChallenge, "a known binding", fmt.Sprintf("%.40q", c.Binding), "use writ")
+		return nil
+	}
+	if !bytes.Equal(q.ExtraData, want) {
+		r.say(quoteBinding, "a quote over "+hex.EncodeToString(want), hex.EncodeToString(q.ExtraData),
+			"quote anew: this one was made for another nonce, node, domain, purpose or for other items")
+	}
+	return q
+}

@@ -1,0 +1,196 @@
+package appraisal
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/writ-attestation/writ/tpm"
+	"github.com/writ-attestation/writ/tpm/eventlog"
+	"github.com/writ-attestation/writ/verifier/reference"
+)
+
+func hexSum(b []byte) string {
+	s := sha256.Sum256(b)
+	return hex.EncodeToString(s[:])
+}
+
+// tpm judges the TPM itself: its EK certificates against the vendors' roots.
+func (r *run) tpm() {
+	roots, inter := certs(r.in.References.EKRoots), certs(r.in.Prior.EKChain)
+	next := "add the maker's root to ek_roots, or accept the node at a level that does not require hardware"
+	if len(r.in.Prior.EKCertificates) == 0 {
+		r.say(tpmCertificate, "an EK certificate", "none", next)
+		return
+	}
+	for _, der := range r.in.Prior.EKCertificates {
+		c, err := tpm.CheckEKCertificate(der, roots, inter, time.Unix(r.in.At, 0).UTC())
+		if err != nil {
+			r.say(tpmCertificate, "an EK certificate of a known TPM maker, valid at "+stamp(r.in.At), err.Error(), next)
+			continue
+		}
+		r.until = min(r.until, c.NotAfter.Unix())
+		if vendor, _, _ := tpm.Vendor(c); !slices.Contains(r.set.TPM.Vendors, vendor) {
+			r.say(tpmVendor, "a TPM of "+list(r.set.TPM.Vendors), vendor, "add the vendor to the reference set's tpm section")
+		}
+	}
+}
+
+func certs(der [][]byte) []*x509.Certificate {
+	var out []*x509.Certificate
+	for _, d := range der {
+		if c, err := x509.ParseCertificate(d); err == nil { // one that cannot be read vouches for nothing
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// pcrs compares every quoted PCR with the log's replay and the log's events
+// with the set. Rules go by PCR and digest; an event's type exempts nothing,
+// since no digest covers it.
+func (r *run) pcrs() {
+	r.selection()
+	for _, p := range r.quote.PCRs {
+		if p == imaPCR && r.set.IMA != nil {
+			continue
+		}
+		rule := r.set.PCR(p)
+		if rule == nil {
+			r.pcr(refPCR, p, "a rule for every quoted PCR", "none for this one", "say in the reference set whether it must match, may extend or is ignored")
+			continue
+		}
+		if rule.Rule == reference.Ignore || r.log == nil {
+			continue
+		}
+		want, ok := r.replay[p]
+		if !ok {
+			want = make([]byte, tpm.AlgSHA256.Size())
+		}
+		if got := r.in.Evidence.Quote.Values[p]; !bytes.Equal(want, got) {
+			r.pcr(bootReplay, p, hex.EncodeToString(got)+" (quoted)", hex.EncodeToString(want)+" (replayed from the log)", "reboot the node: its log does not explain what the TPM measured")
+			continue
+		}
+		r.compare(rule)
+	}
+}
+
+// selection requires the quote to cover what the set speaks of.
+func (r *run) selection() {
+	quoted := func(p int) bool { return slices.Contains(r.quote.PCRs, p) }
+	for _, p := range r.set.PCRs {
+		if p.Rule != reference.Ignore && !quoted(p.PCR) {
+			r.pcr(quoteSelection, p.PCR, "a quote that covers this PCR", "not selected", "quote PCRs 0 to 15 of the sha256 bank")
+		}
+	}
+	if r.set.IMA != nil && !quoted(imaPCR) {
+		r.pcr(quoteSelection, imaPCR, "a quote that covers this PCR", "not selected", "quote PCRs 0 to 15 of the sha256 bank")
+	}
+	for _, need := range []struct {
+		claim string
+		pcrs  []int
+	}{
+		{reference.Hardware, []int{0}},
+		{reference.Configuration, []int{7}},
+		{reference.Executables, []int{0, 2, 4, 8, 9, 11, 14}},
+	} {
+		if !slices.Contains(r.set.Required, need.claim) {
+			continue
+		}
+		for _, p := range need.pcrs {
+			if !r.judged(p) {
+				r.pcr(refSection, p, fmt.Sprintf("rules for PCR %d, which the claim %s rests on", p, need.claim), "none", "add them, or do not require the claim")
+			}
+		}
+	}
+}
+
+// compare walks the PCR's events along the places of its rule. An event that
+// fits no place from here on is unknown; places passed over are missing.
+func (r *run) compare(rule *reference.PCR) {
+	places, at := rule.Events, 0
+	for i := range r.log.Events {
+		e := &r.log.Events[i]
+		if int(e.PCR) != rule.PCR || !e.Measured() {
+			continue
+		}
+		d := hex.EncodeToString(e.Digest(tpm.AlgSHA256))
+		j, to := r.place(places, at, d)
+		if to >= 0 {
+			r.missing(rule.PCR, places[at:to])
+			at = to + 1
+		}
+		r.judge(rule, e, d, j, places, at)
+	}
+	r.missing(rule.PCR, places[at:])
+}
+
+// place finds the next place whose lists know the digest; -1 when none does.
+func (r *run) place(places []reference.Event, from int, d string) (reference.Judgement, int) {
+	everywhere := r.set.Listed(d)
+	for i := from; i < len(places); i++ {
+		if j := places[i].Judge(d); j != reference.Unknown {
+			return max(j, everywhere), i
+		}
+	}
+	return everywhere, -1
+}
+
+func (r *run) judge(rule *reference.PCR, e *eventlog.Event, d string, j reference.Judgement, places []reference.Event, at int) {
+	found := d + " (" + e.Description() + ")"
+	switch j {
+	case reference.Denied:
+		r.event(area(rule.PCR)+deniedEvent, rule.PCR, e.Index, "nothing on the deny list", found, "remove it from the machine")
+	case reference.Weak:
+		r.event(area(rule.PCR)+vulnerableEvent, rule.PCR, e.Index, "nothing known to be vulnerable", found, "update it")
+	case reference.Unknown:
+		if rule.Rule == reference.Extend && at >= len(places) {
+			return
+		}
+		expected := "no further event"
+		if at < len(places) {
+			expected = places[at].Label + ": " + list(places[at].Allow)
+		}
+		r.event(area(rule.PCR)+unknownEvent, rule.PCR, e.Index, expected, found, "add the digest to the reference set if this is meant to run, else restore the machine")
+	}
+}
+
+func (r *run) missing(pcr int, places []reference.Event) {
+	for _, p := range places {
+		if !p.Optional {
+			r.pcr(area(pcr)+missingEvent, pcr, p.Label+": "+list(p.Allow), "no such event", "boot the way the reference machines did, or mark the event optional")
+		}
+	}
+}
+
+// list shows at most three alternatives.
+func list(s []string) string {
+	switch {
+	case len(s) == 0:
+		return "nothing (the list is empty)"
+	case len(s) > 3:
+		return strings.Join(s[:3], " or ") + fmt.Sprintf(" or %d more", len(s)-3)
+	}
+	return strings.Join(s, " or ")
+}
+
+// secureBoot judges the state the firmware measured into PCR 7.
+func (r *run) secureBoot() {
+	if r.set.SecureBoot == "any" || r.log == nil {
+		return
+	}
+	if r.set.SecureBoot != "required" {
+		r.say(refSection, `secure_boot "required" or "any"`, fmt.Sprintf("%.20q", r.set.SecureBoot), "say in the reference set whether Secure Boot is required")
+	}
+	switch s := r.log.SecureBoot(); {
+	case !s.Known:
+		r.pcr(secureBootUnknown, 7, "the SecureBoot variable, on", "not measured in a form that can be checked", "enable Secure Boot in the firmware")
+	case !s.Enabled:
+		r.pcr(secureBootOff, 7, "Secure Boot on", "off", "enable Secure Boot in the firmware")
+	}
+}

@@ -1,0 +1,128 @@
+package appraisal
+
+import (
+	"bytes"
+	"encoding/hex"
+	"fmt"
+	"strings"
+
+	"github.com/writ-attestation/writ/tpm"
+	"github.com/writ-attestation/writ/tpm/ima"
+	"github.com/writ-attestation/writ/verifier/reference"
+)
+
+const imaPCR = 10
+
+// ima judges the prefix of the IMA list that PCR 10 proves; what follows is
+// unproven and may change nothing. An unchanged set and rule version allow to
+// resume behind the entries already judged in this boot: their findings carry
+// over (security rule 2).
+func (r *run) ima() {
+	if r.set.IMA == nil {
+		return
+	}
+	content := r.in.Evidence.Item("ima-log").Content
+	if len(content) == 0 {
+		r.pcr(imaNoLog, imaPCR, "the IMA list", "none", "boot with ima_policy=tcb and send binary_runtime_measurements")
+		return
+	}
+	sum := r.in.References.Set.Digest()
+	digest := hex.EncodeToString(sum[:])
+	from := r.resumed
+	if from != nil && (from.References != digest || from.Rules != Rules || from.Offset > uint64(len(content))) {
+		from = nil
+	}
+	state := IMA{References: digest, Rules: Rules, PCR: make([]byte, tpm.AlgSHA256.Size())}
+	if from != nil {
+		state = *from
+		state.Findings = nil
+		for _, f := range from.Findings {
+			r.add(f)
+		}
+	}
+	l, err := ima.Parse(content[state.Offset:])
+	if err != nil {
+		r.pcr(imaMalformed, imaPCR, "an IMA list", err.Error(), "send /sys/kernel/security/ima/binary_runtime_measurements unchanged")
+		return
+	}
+	want := r.in.Evidence.Quote.Values[imaPCR]
+	n, end, ok := l.Prefix(tpm.AlgSHA256, state.PCR, want)
+	if !ok {
+		r.pcr(imaReplay, imaPCR, hex.EncodeToString(want)+" (quoted)", fmt.Sprintf("no prefix of %d entries replays to it", len(l.Entries)), "send the whole list, read after the quote")
+		return
+	}
+	if state.Entries+n == 0 {
+		r.pcr(imaAggregate, imaPCR, "a list that begins with the boot_aggregate", "PCR 10 was never extended", "boot a kernel with IMA; without it nothing says what ran")
+	}
+	for i := range l.Entries[:n] {
+		r.entry(&l.Entries[i], state.Entries+i, &state)
+	}
+	state.Offset += uint64(end)
+	state.Entries += n
+	state.PCR = want
+	r.violations(state.Violations)
+	r.boot.IMA = &state
+	r.full = state.Entries > 1 && r.measures()
+}
+
+// entry judges one measured file. The first of a boot is the boot_aggregate,
+// which ties the list to the boot PCRs.
+func (r *run) entry(e *ima.Entry, index int, state *IMA) {
+	if e.Violation {
+		state.Violations++
+		return
+	}
+	d := hex.EncodeToString(e.FileDigest)
+	if index == 0 {
+		want := ima.BootAggregate(tpm.AlgSHA256, r.in.Evidence.Quote.Values, e.FileAlg)
+		if !e.IsBootAggregate() || !bytes.Equal(want, e.FileDigest) {
+			r.event(imaAggregate, imaPCR, index, "boot_aggregate "+hex.EncodeToString(want), e.Path+" "+d, "reboot the node: the list does not belong to this boot")
+		}
+		return
+	}
+	found := fmt.Sprintf("%s %s:%s", printable(e.Path), e.FileAlg, d)
+	switch r.set.File(e.Path, e.FileAlg.String(), d) {
+	case reference.Unknown:
+		r.event(imaUnknown, imaPCR, index, "a file the reference set knows", found, "add it to the reference set if it is meant to be there, then reboot or renew")
+	case reference.Weak:
+		r.event(imaVulnerable, imaPCR, index, "no file known to be vulnerable", found, "update it and reboot")
+	case reference.Denied:
+		r.event(imaDenied, imaPCR, index, "no file on the deny list", found, "remove it and reboot")
+	}
+}
+
+func (r *run) violations(n int) {
+	if n > r.set.IMA.Violations {
+		r.pcr(imaViolation, imaPCR, fmt.Sprintf("at most %d violations", r.set.IMA.Violations), fmt.Sprintf("%d: files changed while they were measured", n), "find what writes to files in use, then reboot")
+	}
+}
+
+// measures reports whether a verified kernel command line turned on a policy
+// that measures what runs; a list of the boot_aggregate alone says nothing.
+func (r *run) measures() bool {
+	if r.log == nil {
+		return false
+	}
+	for i := range r.log.Events {
+		e := &r.log.Events[i]
+		if !r.judged(int(e.PCR)) {
+			continue
+		}
+		text, ok := e.Text()
+		if !ok {
+			continue
+		}
+		for _, word := range strings.Fields(text) {
+			if policy, found := strings.CutPrefix(word, "ima_policy="); found && strings.Contains("|"+policy+"|", "|tcb|") || word == "ima_tcb" {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// printable keeps a path of the node's from writing to a terminal.
+func printable(s string) string {
+	q := fmt.Sprintf("%q", s)
+	return q[1 : len(q)-1]
+}

@@ -1,0 +1,141 @@
+package bundle
+
+import (
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+)
+
+// The kinds of log entries (data of each: the struct named beside it).
+const (
+	NodeEnrolled      = "node.enrolled"        // Enrolled
+	NodeStatus        = "node.status"          // Status
+	Decided           = "appraisal.decided"    // Decision, a denial
+	Issued            = "legitimacy.issued"    // Decision, the first token after a lapse
+	Renewed           = "legitimacy.renewed"   // Decision
+	Admitted          = "execution.admitted"   // Token
+	Terminated        = "execution.terminated" // Stop
+	Revoked           = "legitimacy.revoked"   // Status
+	ReferenceAdded    = "reference.added"      // Reference
+	ReferenceActive   = "reference.activated"  // Reference
+	JoinTokenMade     = "join-token.created"   // JoinToken
+	JoinTokenRevoked  = "join-token.revoked"   // JoinToken
+	Frozen            = "governance.frozen"    // Governance
+	Unfrozen          = "governance.unfrozen"  // Governance
+	VerifierStarted   = "verifier.started"     // Started
+	ForgeriesRejected = "evidence.rejected"    // Rejected: an aggregate
+)
+
+// Enrolled binds a node to its keys. The keys themselves stay off the log.
+type Enrolled struct {
+	EK         []string `json:"ek"` // hexadecimal SHA-256 of each TPMT_PUBLIC, salted with the domain
+	AK         string   `json:"ak"` // hexadecimal SHA-256 of the AK's TPMT_PUBLIC
+	Generation uint32   `json:"generation"`
+	Class      string   `json:"class"`
+	Status     string   `json:"status"`
+}
+
+// Status is an operator's act on a node, and the last token it ends.
+type Status struct {
+	From   string `json:"from"`
+	To     string `json:"to"`
+	State  string `json:"state"`
+	Seq    uint64 `json:"seq"`    // tokens of the node up to this one are dead when To is not active
+	Reason string `json:"reason"` // salted commitment
+}
+
+// Decision is a verdict and, for a grant, the token it earned.
+type Decision struct {
+	Decision   string `json:"decision"`
+	Tier       string `json:"tier"`
+	At         int64  `json:"at"`
+	Verdict    string `json:"verdict"` // hexadecimal SHA-256, as all digests here
+	Evidence   string `json:"evidence"`
+	References string `json:"references"`
+	From       string `json:"from"` // legitimacy state before
+	To         string `json:"to"`
+	Seq        uint64 `json:"seq"` // the node's last; a denial ends every token up to it
+	Token      *Token `json:"token,omitempty"`
+}
+
+// Token records a token by what it claims; Digest is that of its JWS signing
+// input, so the entry stands before the token is signed.
+type Token struct {
+	ID       string `json:"jti"`
+	Audience string `json:"aud"`
+	Issued   int64  `json:"iat"`
+	Expires  int64  `json:"exp"`
+	Seq      uint64 `json:"seq"`
+	Prev     string `json:"prev"`
+	JKT      string `json:"jkt"`
+	Exec     string `json:"exec,omitempty"`
+	Parent   string `json:"parent,omitempty"`
+	Workload string `json:"wl,omitempty"`
+	Level    string `json:"level"`
+	Epoch    uint64 `json:"epoch"`
+	Base     int64  `json:"base,omitempty"` // index of the entry of the token it was derived from
+}
+
+// Stop is the end of an execution as its keeper reports it.
+type Stop struct {
+	Exec      string `json:"exec"`
+	Cause     string `json:"cause"`
+	Deadline  int64  `json:"deadline"`   // CLOCK_BOOTTIME of the node, ns
+	LatencyUS int64  `json:"latency_us"` // deadline or order to the last process gone
+	Confirmed bool   `json:"confirmed"`
+	Level     string `json:"level"`
+}
+
+// Reference is a reference set entering or gaining force.
+type Reference struct {
+	Name       string `json:"name"`
+	Generation uint64 `json:"generation"`
+	Digest     string `json:"digest"`
+	Approvals  int    `json:"approvals"`
+}
+
+// JoinToken is a join token by its public id.
+type JoinToken struct {
+	ID      string `json:"id"`
+	Class   string `json:"class"`
+	Expires int64  `json:"expires"`
+}
+
+// Governance is a domain-wide act.
+type Governance struct {
+	Epoch     uint64 `json:"epoch"`
+	Reason    string `json:"reason"` // salted commitment
+	Approvals int    `json:"approvals"`
+}
+
+// Started is the barrier a verifier writes before it serves.
+type Started struct {
+	Verifier string            `json:"verifier"`
+	Build    string            `json:"build"`
+	Keys     map[string]string `json:"keys"` // purpose -> id
+}
+
+// Rejected counts evidence that was not authentic; none of it moved anything.
+type Rejected struct {
+	Count uint64 `json:"count"`
+	From  int64  `json:"from"`
+	To    int64  `json:"to"`
+}
+
+// Subject is the pseudonym under which a node or operator appears on the log of
+// one domain: whoever knows the name can find it, nobody can join two domains'
+// logs by it.
+func Subject(domain, name string) string {
+	s := sha256.Sum256([]byte("writ-subject-v1\x00" + domain + "\x00" + name))
+	return hex.EncodeToString(s[:16])
+}
+
+// Base64 turns a digest as entries and verdicts write it (hexadecimal) into the
+// form of token claims (base64url).
+func Base64(hexDigest string) string {
+	b, err := hex.DecodeString(hexDigest)
+	if err != nil {
+		panic("bundle: a digest of our own is not hexadecimal: " + hexDigest)
+	}
+	return base64.RawURLEncoding.EncodeToString(b)
+}

@@ -1,0 +1,227 @@
+package bundle
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/writ-attestation/writ/verifier/appraisal"
+	"github.com/writ-attestation/writ/verifier/ledger"
+	"github.com/writ-attestation/writ/verifier/token"
+)
+
+// Results of a check, and of a whole report.
+const (
+	Pass    = "pass"
+	Fail    = "fail"
+	Skipped = "skipped"
+
+	ResultVerified = "verified" // everything holds and the verdict grants
+	ResultDenied   = "denied"   // everything holds and the verdict denies
+	ResultInvalid  = "invalid"  // something does not hold
+	ResultPartial  = "partial"  // nothing fails, but something could not be checked
+)
+
+// Check is one thing that was looked at.
+type Check struct {
+	Name   string `json:"name"`
+	Result string `json:"result"`
+	Detail string `json:"detail"`
+}
+
+// Report is the outcome of checking a bundle.
+type Report struct {
+	Result  string   `json:"result"`
+	Checks  []Check  `json:"checks"`
+	Verdict *Summary `json:"verdict"`
+}
+
+// Summary is the part of a verdict that people and scripts read.
+type Summary struct {
+	Decision string              `json:"decision"`
+	Tier     string              `json:"tier"`
+	Vector   appraisal.Vector    `json:"vector"`
+	Until    string              `json:"until"` // RFC 3339
+	Binding  string              `json:"binding"`
+	Findings []appraisal.Finding `json:"findings"`
+}
+
+func (r *Report) check(name string, err error, detail string, args ...any) {
+	c := Check{name, Pass, fmt.Sprintf(detail, args...)}
+	if err != nil {
+		c.Result, c.Detail = Fail, err.Error()
+	}
+	r.Checks = append(r.Checks, c)
+}
+
+func (r *Report) skip(name, why string) {
+	r.Checks = append(r.Checks, Check{name, Skipped, why})
+}
+
+func (r *Report) failed() bool {
+	return slices.ContainsFunc(r.Checks, func(c Check) bool { return c.Result == Fail })
+}
+
+// Verify checks everything a bundle claims against a trust file. The token is
+// checked as of the second it was issued: a bundle proves what was decided, not
+// that the node is legitimate now.
+func Verify(b *Bundle, t *Trust) *Report {
+	r := new(Report)
+	v := appraisal.Appraise(b.Input)
+	r.summarize(&v)
+	r.domain(b, t)
+	r.references(b, t)
+	r.roots(b, t)
+	r.verdict(b, &v)
+	if len(b.Entry) == 0 && b.Receipt == "" && b.Token == "" {
+		r.skip("history", "the bundle holds no log entry: it was collected offline, not decided by a verifier")
+	} else {
+		entry := r.history(b, t)
+		r.entry(b, &v, entry)
+		r.token(b, t, &v, entry)
+	}
+	r.conclude(v.Granted())
+	return r
+}
+
+func (r *Report) summarize(v *appraisal.Verdict) {
+	findings := v.Findings
+	if findings == nil {
+		findings = []appraisal.Finding{}
+	}
+	r.Verdict = &Summary{Decision: v.Decision, Tier: v.Tier, Vector: v.Vector, Until: time.Unix(v.Until, 0).UTC().Format(time.RFC3339), Binding: v.Binding, Findings: findings}
+}
+
+func (r *Report) conclude(granted bool) {
+	skipped := slices.ContainsFunc(r.Checks, func(c Check) bool { return c.Result == Skipped })
+	switch {
+	case r.failed():
+		r.Result = ResultInvalid
+	case !granted:
+		r.Result = ResultDenied
+	case skipped:
+		r.Result = ResultPartial
+	default:
+		r.Result = ResultVerified
+	}
+}
+
+func (r *Report) domain(b *Bundle, t *Trust) {
+	var err error
+	if b.Input.Challenge.Domain != t.Domain {
+		err = fmt.Errorf("expected domain %s, found %q; use the trust file of that domain", t.Domain, b.Input.Challenge.Domain)
+	}
+	r.check("domain", err, "%s, node %s", b.Input.Challenge.Domain, b.Input.Challenge.Node)
+}
+
+func (r *Report) references(b *Bundle, t *Trust) {
+	set := b.Input.References.Set
+	if set == nil {
+		r.skip("references", "the decision was made without a reference set")
+		return
+	}
+	keys, err := t.references()
+	if err == nil {
+		err = set.Verify(keys, 1)
+	}
+	r.check("references", err, "%s generation %d, signed by a trusted key", set.Name, set.Generation)
+}
+
+func (r *Report) roots(b *Bundle, t *Trust) {
+	trusted, err := t.roots()
+	for _, root := range b.Input.References.EKRoots {
+		if err == nil && !slices.ContainsFunc(trusted, func(t []byte) bool { return bytes.Equal(t, root) }) {
+			err = fmt.Errorf("the decision relied on an EK root (SHA-256 %x) that the trust file does not hold", sha256.Sum256(root))
+		}
+	}
+	r.check("ek-roots", err, "%d roots, all trusted", len(b.Input.References.EKRoots))
+}
+
+func (r *Report) verdict(b *Bundle, v *appraisal.Verdict) {
+	var err error
+	if got := v.Marshal(); !bytes.Equal(got, b.Verdict) {
+		err = fmt.Errorf("appraising the input again gives another verdict: expected SHA-256 %x, found %x", sha256.Sum256(got), sha256.Sum256(b.Verdict))
+	}
+	r.check("verdict", err, "appraised again from the input: the same bytes, SHA-256 %x", sha256.Sum256(b.Verdict))
+}
+
+// proven is a log entry that the receipt proves.
+type proven struct {
+	index uint64
+	data  Decision
+}
+
+func (r *Report) history(b *Bundle, t *Trust) *proven {
+	index, cp, err := ledger.CheckProof(b.Receipt, b.Entry, t.Log...)
+	r.check("receipt", err, "entry %d of %s, under a signed checkpoint of %d entries", index, cp.Origin, cp.Size)
+	if err != nil {
+		return nil
+	}
+	p := &proven{index: index}
+	leaf, err := ledger.ParseLeaf(b.Entry)
+	if err == nil && !slices.Contains([]string{Decided, Issued, Renewed}, leaf.Kind) {
+		err = fmt.Errorf("entry %d is %s, not a decision", index, leaf.Kind)
+	}
+	if err == nil && leaf.Subject != Subject(t.Domain, b.Input.Challenge.Node) {
+		err = fmt.Errorf("entry %d is about another node", index)
+	}
+	if err == nil {
+		err = json.Unmarshal(leaf.Data, &p.data)
+	}
+	r.check("entry", err, "%s at %s", leaf.Kind, time.Unix(leaf.At, 0).UTC().Format(time.RFC3339))
+	if err != nil {
+		return nil
+	}
+	return p
+}
+
+func (r *Report) entry(b *Bundle, v *appraisal.Verdict, e *proven) {
+	if e == nil {
+		r.skip("decision", "no entry was proven")
+		return
+	}
+	var err error
+	sum := sha256.Sum256(b.Verdict)
+	switch d := &e.data; {
+	case d.Verdict != hex.EncodeToString(sum[:]):
+		err = fmt.Errorf("the entry records verdict %s, the bundle holds %x", d.Verdict, sum)
+	case d.Evidence != v.Inputs.Evidence || d.References != v.Inputs.References || d.Decision != v.Decision || d.At != v.At:
+		err = fmt.Errorf("the entry records a %s at %d over other evidence or references", d.Decision, d.At)
+	}
+	r.check("decision", err, "the entry records this verdict, evidence and reference set")
+}
+
+func (r *Report) token(b *Bundle, t *Trust, v *appraisal.Verdict, e *proven) {
+	if b.Token == "" {
+		var err error
+		if v.Granted() || (e != nil && e.data.Token != nil) {
+			err = fmt.Errorf("the verdict grants, but the bundle holds no token")
+		}
+		r.check("token", err, "none, as the verdict denies")
+		return
+	}
+	if e == nil || e.data.Token == nil {
+		r.check("token", fmt.Errorf("no proven entry records a token"), "")
+		return
+	}
+	rec := e.data.Token
+	want := token.Expect{Issuer: t.IssuerURL(), Audience: rec.Audience, Domain: t.Domain}
+	c, err := token.Verify(b.Token, t.TokenKeys, want, time.Unix(rec.Issued, 0).UTC())
+	if err == nil {
+		switch sum := sha256.Sum256(b.Verdict); {
+		case c.ID != rec.ID || c.Expires != rec.Expires || c.Writ.Seq != rec.Seq || c.Writ.Prev != rec.Prev || c.Confirm.JKT != rec.JKT:
+			err = fmt.Errorf("the entry records another token than this one")
+		case c.Writ.Verdict != base64.RawURLEncoding.EncodeToString(sum[:]) || uint64(c.Writ.Log.Index) != e.index || c.Expires > v.Until:
+			err = fmt.Errorf("the token rests on another verdict or entry, or outlives the verdict")
+		case c.Subject != "spiffe://"+t.Domain+"/node/"+b.Input.Challenge.Node:
+			err = fmt.Errorf("the token is for %s", c.Subject)
+		}
+	}
+	r.check("token", err, "seq %d for %s, valid from %s to %s", rec.Seq, rec.Audience,
+		time.Unix(rec.Issued, 0).UTC().Format(time.RFC3339), time.Unix(rec.Expires, 0).UTC().Format(time.RFC3339))
+}

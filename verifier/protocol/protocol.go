@@ -1,0 +1,195 @@
+// Package protocol holds the messages that nodes, operators and a verifier
+// exchange over HTTP, so that both ends speak of one definition.
+//
+// Byte slices travel as standard base64, times as Unix seconds unless RFC 3339
+// is said. Evidence, reference sets and bundles have formats of their own.
+package protocol
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+)
+
+// EK is an endorsement key of a TPM with what its maker says of it.
+type EK struct {
+	Public      []byte   `json:"public"`      // TPMT_PUBLIC
+	Certificate []byte   `json:"certificate"` // DER
+	Chain       [][]byte `json:"chain,omitempty"`
+}
+
+// EnrollRequest asks to enrol a TPM: POST /v1/enrollments.
+type EnrollRequest struct {
+	JoinToken  string `json:"join_token"`
+	EKs        []EK   `json:"eks"`        // every EK with a certificate, the one that names the node first
+	AK         []byte `json:"ak"`         // TPMT_PUBLIC
+	Generation uint32 `json:"generation"` // of the AK template
+}
+
+// EnrollChallenge is what only the TPM that holds the AK and every EK can open.
+type EnrollChallenge struct {
+	ID          string       `json:"id"`
+	Credentials []Credential `json:"credentials"` // one per EK, in order
+	Expires     time.Time    `json:"expires"`     // RFC 3339
+}
+
+// Credential is the output of TPM2_MakeCredential, both parts as the TPM takes
+// them in TPM2_ActivateCredential.
+type Credential struct {
+	Blob   []byte `json:"blob"`   // TPM2B_ID_OBJECT contents
+	Secret []byte `json:"secret"` // TPM2B_ENCRYPTED_SECRET contents
+}
+
+// Activation answers an EnrollChallenge: POST /v1/enrollments/{id}/activation.
+type Activation struct {
+	Secrets [][]byte `json:"secrets"` // one per EK, in order
+}
+
+// Enrolled answers an Activation.
+type Enrolled struct {
+	Node    string `json:"node"`
+	Status  string `json:"status"` // active, or pending until an operator approves
+	Class   string `json:"class"`
+	Subject string `json:"sub"`
+	Receipt string `json:"receipt"` // c2sp.org/tlog-proof@v1
+}
+
+// ChallengeRequest asks for a nonce: POST /v1/challenges.
+type ChallengeRequest struct {
+	Node       string `json:"node"`
+	Checkpoint string `json:"checkpoint,omitempty"` // the last one the node holds
+}
+
+// Challenge is a nonce for one attestation of one node.
+type Challenge struct {
+	Nonce   []byte    `json:"nonce"`   // 32 bytes
+	Expires time.Time `json:"expires"` // RFC 3339
+}
+
+// Outcome answers an attestation: POST /v1/attestations. A denial carries the
+// same members in its problem, without a token and with the signed events that
+// end the node's tokens.
+type Outcome struct {
+	Verdict   json.RawMessage `json:"verdict"`
+	Token     string          `json:"token,omitempty"`
+	Receipt   string          `json:"receipt"`
+	Challenge Challenge       `json:"challenge"`
+	Events    []string        `json:"events,omitempty"`
+}
+
+// Grant answers a request for a further token: POST /v1/tokens.
+type Grant struct {
+	Token   string `json:"token"`
+	Receipt string `json:"receipt"`
+}
+
+// Stopped answers a stop record: POST /v1/stops.
+type Stopped struct {
+	Receipt string `json:"receipt"`
+}
+
+// Published says what became of a reference set: POST /v1/references.
+type Published struct {
+	Name       string `json:"name"`
+	Generation uint64 `json:"generation"`
+	Digest     string `json:"digest"`
+	Active     bool   `json:"active"`
+	Approvals  int    `json:"approvals"`
+	Needed     int    `json:"needed"`
+}
+
+// NewJoinToken describes a join token to make: POST /v1/join-tokens.
+type NewJoinToken struct {
+	Class string `json:"class"`
+	EK    string `json:"ek,omitempty"`   // hexadecimal SHA-256 of the TPMT_PUBLIC: enrols without an approval
+	Life  int64  `json:"life,omitempty"` // seconds, at most a day
+}
+
+// JoinToken is a join token as operators see it; Token is shown once.
+type JoinToken struct {
+	ID      string `json:"id"`
+	Class   string `json:"class"`
+	EK      string `json:"ek,omitempty"`
+	Expires int64  `json:"expires"`
+	UsedBy  string `json:"used_by,omitempty"`
+	Revoked bool   `json:"revoked,omitempty"`
+	Token   string `json:"token,omitempty"`
+}
+
+// StatusChange is an operator's act on a node: POST /v1/nodes/{id}/status.
+type StatusChange struct {
+	Status string `json:"status"`
+	Reason string `json:"reason"`
+}
+
+// Node is a node as operators see it: GET /v1/nodes, /v1/nodes/{id}.
+type Node struct {
+	ID        string   `json:"id"`
+	Class     string   `json:"class"`
+	Status    string   `json:"status"`
+	State     string   `json:"state"`    // effective at the time of the answer
+	Deadline  int64    `json:"deadline"` // exp of its last token, 0: none
+	Seq       uint64   `json:"seq"`
+	Enrolled  int64    `json:"enrolled"`
+	BootCount uint32   `json:"bootcount"`
+	EKs       []string `json:"eks"` // hexadecimal SHA-256 of each public area
+	Last      *Last    `json:"last,omitempty"`
+}
+
+// Last is a node's last decision in short.
+type Last struct {
+	Index    uint64          `json:"index"`
+	At       int64           `json:"at"`
+	Decision string          `json:"decision"`
+	Tier     string          `json:"tier"`
+	Findings json.RawMessage `json:"findings"` // the first few
+}
+
+// Governance is the state of the domain: GET and POST /v1/freeze.
+type Governance struct {
+	Frozen    bool   `json:"frozen"`
+	Epoch     uint64 `json:"epoch"`
+	Approvals int    `json:"approvals"`
+	Needed    int    `json:"needed"`
+}
+
+// GovernanceChange freezes or unfreezes the domain.
+type GovernanceChange struct {
+	Frozen bool   `json:"frozen"`
+	Reason string `json:"reason"`
+}
+
+// Problem types, the last part of a problem's URI.
+const (
+	NotEnrolled        = "not-enrolled"
+	NodeNotActive      = "node-not-active"
+	NonceExpired       = "nonce-unknown-or-expired"
+	EvidenceMalformed  = "evidence-malformed"
+	EvidenceUnverified = "evidence-unverifiable"
+	LogNotHeld         = "log-not-held"
+	PolicyDenied       = "policy-denied"
+	RequestRefused     = "request-refused"
+	RequestReused      = "request-id-reused"
+	JoinTokenRefused   = "join-token-refused"
+	EnrollmentRefused  = "enrollment-refused"
+	ReferenceRefused   = "reference-refused"
+	NotFound           = "not-found"
+	IllegalAct         = "illegal-act"
+	DomainFrozen       = "divergence-detected"
+	ClockUnsound       = "clock-unsound"
+	TokenRevoked       = "token-revoked"
+)
+
+// Refusal is an answer that is no: what was asked is understood and not given.
+type Refusal struct {
+	Code   string // a problem type
+	Detail string
+	Denied *Outcome // PolicyDenied only: the recorded verdict
+}
+
+func (r *Refusal) Error() string { return r.Code + ": " + r.Detail }
+
+// Refuse makes a refusal.
+func Refuse(code, format string, args ...any) error {
+	return &Refusal{Code: code, Detail: fmt.Sprintf(format, args...)}
+}
