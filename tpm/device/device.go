@@ -31,7 +31,7 @@ const CommandTimeout = 2 * time.Minute
 // goroutines; they take turns.
 type TPM struct {
 	// Trace, if set before first use, is told of every command sent, resent
-	// ones included, after its response came.
+	// ones included, after its response came. It must not use the TPM itself.
 	Trace func(Command)
 
 	mu     sync.Mutex // held for a whole operation: slots are too few to share

@@ -144,7 +144,10 @@ var errNoDevice = errors.New("not a device")
 
 // file is a kernel TPM device. It is non-blocking, since read and write would
 // otherwise wait for the TPM with no bound (kernel before 4.20: they do).
-type file struct{ fd int }
+type file struct {
+	fd      int
+	timeout time.Duration
+}
 
 func openDevice(path string) (*file, error) {
 	fi, err := os.Stat(path)
@@ -158,7 +161,7 @@ func openDevice(path string) (*file, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &file{fd}, nil
+	return &file{fd: fd, timeout: CommandTimeout}, nil
 }
 
 func (f *file) Close() error { return unix.Close(f.fd) }
@@ -170,7 +173,7 @@ func (f *file) Send(cmd []byte) ([]byte, error) {
 	} else if n != len(cmd) {
 		return nil, fmt.Errorf("the driver took %d of %d bytes", n, len(cmd))
 	}
-	if err := f.await(time.Now().Add(CommandTimeout)); err != nil {
+	if err := f.await(time.Now().Add(f.timeout)); err != nil {
 		return nil, err
 	}
 	buf := make([]byte, maxResponse)
@@ -186,7 +189,7 @@ func (f *file) await(deadline time.Time) error {
 	for {
 		left := time.Until(deadline)
 		if left <= 0 {
-			return fmt.Errorf("no response within %s: %w", CommandTimeout, os.ErrDeadlineExceeded)
+			return fmt.Errorf("no response within %s: %w", f.timeout, os.ErrDeadlineExceeded)
 		}
 		fds := []unix.PollFd{{Fd: int32(f.fd), Events: unix.POLLIN}}
 		n, err := unix.Poll(fds, int(left.Milliseconds())+1)

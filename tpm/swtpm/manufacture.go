@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/writ-attestation/writ/tpm"
@@ -33,9 +32,6 @@ func Manufacture(ctx context.Context, dir string, ca *CA, opts Options) error {
 }
 
 func manufacture(ctx context.Context, dir string, ca *CA, opts Options) (err error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
 	i, err := Start(ctx, dir)
 	if err != nil {
 		return err

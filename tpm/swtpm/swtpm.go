@@ -40,10 +40,13 @@ type Instance struct {
 	exitErr error
 }
 
-// Start runs the TPM whose state is in dir (see [Manufacture]; an empty directory
-// is a new TPM without certificates) and starts it up as firmware does. ctx
-// bounds the start only.
+// Start runs the TPM whose state is in dir (see [Manufacture]; an empty or missing
+// directory is a new TPM without certificates) and starts it up as firmware
+// does. ctx bounds the start only.
 func Start(ctx context.Context, dir string) (*Instance, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("starting software TPM: %w", err)
+	}
 	i, err := spawn(dir)
 	if err != nil {
 		return nil, fmt.Errorf("starting software TPM: %w", err)
@@ -128,19 +131,20 @@ func (i *Instance) Send(cmd []byte) ([]byte, error) {
 	return i.data.Send(cmd)
 }
 
-// Commands of swtpm's control channel (swtpm_ioctls(3)).
-const (
-	ctrlInit     = 2
-	ctrlShutdown = 3
-)
+// held is an Instance whose mutex the caller holds, for several commands that
+// nobody's may come between.
+type held struct{ *Instance }
 
-func (i *Instance) control(command uint32, payload ...uint32) error {
+func (h held) Send(cmd []byte) ([]byte, error) { return h.data.Send(cmd) }
+
+// ctrlInit is the control channel's CMD_INIT (swtpm_ioctls(3)): power off and on.
+const ctrlInit = 2
+
+func (i held) control(command uint32, payload ...uint32) error {
 	b := binary.BigEndian.AppendUint32(nil, command)
 	for _, p := range payload {
 		b = binary.BigEndian.AppendUint32(b, p)
 	}
-	i.mu.Lock()
-	defer i.mu.Unlock()
 	if err := i.ctrl.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
 		return err
 	}
@@ -177,15 +181,17 @@ func (i *Instance) Suspend() error {
 }
 
 func (i *Instance) restart(orderly bool, how tpm2.TPMSU) error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
 	if orderly {
-		if _, err := (tpm2.Shutdown{ShutdownType: how}).Execute(i); err != nil {
+		if _, err := (tpm2.Shutdown{ShutdownType: how}).Execute(held{i}); err != nil {
 			return err
 		}
 	}
-	if err := i.control(ctrlInit, 0); err != nil {
+	if err := (held{i}).control(ctrlInit, 0); err != nil {
 		return err
 	}
-	_, err := tpm2.Startup{StartupType: how}.Execute(i)
+	_, err := tpm2.Startup{StartupType: how}.Execute(held{i})
 	return err
 }
 
@@ -203,10 +209,8 @@ func (i *Instance) Clear() error {
 // Close powers the TPM off without telling it and waits for swtpm to end. It may
 // be called again.
 func (i *Instance) Close() error {
-	i.mu.Lock()
-	i.data.Close()
+	i.data.Close() // without the mutex: it ends an exchange that hangs
 	i.ctrl.Close()
-	i.mu.Unlock()
 	select {
 	case <-i.exited:
 	case <-time.After(5 * time.Second):
