@@ -40,6 +40,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 
 // newRoot makes the command tree: one constructor per command, listed here.
 func newRoot() *cobra.Command {
+	var config string
 	root := &cobra.Command{
 		Use:   "writ",
 		Short: "Prove what machines run, and let work run only while it is proven",
@@ -54,11 +55,18 @@ enrolled; 8 partial.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		RunE:          needsCommand,
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			return settle(cmd, config)
+		},
 	}
+	root.PersistentFlags().StringVar(&config, "config", os.Getenv("WRIT_CONFIG"), "configuration `file` (default "+defaultConfig+", if there is one)")
 	root.SetVersionTemplate("writ {{.Version}}\n")
 	root.AddCommand(
+		newCollect(),
 		newEventlog(),
 		newIMA(),
+		newReference(),
+		newVerify(),
 		newVersion(),
 	)
 	markErrors(root)

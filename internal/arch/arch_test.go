@@ -79,6 +79,7 @@ var owners = map[string]string{
 	"golang.org/x/sync":                   "attestor verifier",
 	"golang.org/x/sys":                    "enclave tpm/device tpm/swtpm cmd/ attestor",
 	"github.com/elastic/go-seccomp-bpf":   "enclave",
+	"github.com/google/go-cmp":            "verifier/store/storetest",
 }
 
 // unlinked says what a command must not link, directly or not.

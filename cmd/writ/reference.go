@@ -1,0 +1,302 @@
+package main
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/writ-attestation/writ/internal/durable"
+	"github.com/writ-attestation/writ/verifier/appraisal"
+	"github.com/writ-attestation/writ/verifier/bundle"
+	"github.com/writ-attestation/writ/verifier/reference"
+)
+
+func newReference() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "reference",
+		Short: "Make, sign and publish reference values",
+		Long: `Reference values say which boots and files are good. Learn them from machines
+known to be good, read them, sign them, publish them.`,
+		RunE: needsCommand,
+	}
+	cmd.AddCommand(newLearn(), newShow(), newSign())
+	return cmd
+}
+
+func newLearn() *cobra.Command {
+	var name, out string
+	var recorded []string
+	var vary []int
+	cmd := &cobra.Command{
+		Use:   "learn --name CLASS -o FILE [BUNDLE...]",
+		Short: "Learn a reference set from good boots",
+		Long: `Learn a reference set for a machine class from bundles (writ bundle, writ
+collect) or recorded machines that are known to be good.
+
+Events common to all of them are allowed. What varies between them in PCR 0, 2,
+4, 7, 8, 9, 11 or 14 is denied and printed as a question; answer with --vary PCR
+to allow every variant seen. Evidence that does not verify is refused.`,
+		Example: `  writ reference learn --name web -o web.json node1.writ.json node2.writ.json
+  writ reference learn --name lab -o lab.json --recorded testdata/boots/c-grub-sb`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if name == "" || out == "" || len(args)+len(recorded) == 0 {
+				return usageError(cmd, "--name, -o and at least one bundle or --recorded DIR are needed")
+			}
+			samples, err := readSamples(cmd, args, recorded)
+			if err != nil {
+				return err
+			}
+			set, notes, err := reference.Learn(name, samples, vary)
+			if err != nil {
+				return err
+			}
+			questions := 0
+			for _, n := range notes {
+				mark := "note    "
+				if n.Question {
+					mark, questions = "question", questions+1
+				}
+				fmt.Fprintf(cmd.ErrOrStderr(), "%s PCR %d: %s\n", mark, n.PCR, n.Text)
+			}
+			if err := writeOutput(cmd, out, append(set.Marshal(), '\n'), 0o644); err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.ErrOrStderr(), "learnt %s from %d boots: %d PCRs, %s; %d questions\n", name, len(samples), len(set.PCRs), files(set), questions)
+			return nil
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&name, "name", "", "machine `class` the set is for")
+	f.StringVarP(&out, "output", "o", "", "write the set to `file` (- for standard output)")
+	f.StringArrayVar(&recorded, "recorded", nil, "learn from a machine recorded in `dir` (repeatable)")
+	f.IntSliceVar(&vary, "vary", nil, "allow every variant seen in this `PCR` (repeatable)")
+	return cmd
+}
+
+func files(s *reference.Set) string {
+	if s.IMA == nil {
+		return "no files"
+	}
+	return fmt.Sprintf("%d files", len(s.IMA.Files))
+}
+
+func readSamples(cmd *cobra.Command, bundles, recorded []string) ([]reference.Sample, error) {
+	var out []reference.Sample
+	add := func(name string, in *appraisal.Input) error {
+		s, findings := appraisal.Examine(in)
+		if len(findings) > 0 {
+			f := findings[0]
+			return exit(exitInvalid, fmt.Errorf("%s does not verify: %s: expected %s, found %s", name, f.Code, f.Expected, f.Found), f.Next)
+		}
+		s.Name = name
+		out = append(out, s)
+		return nil
+	}
+	for _, path := range bundles {
+		raw, err := readInput(cmd, path, bundle.MaxSize)
+		if err != nil {
+			return nil, err
+		}
+		b, err := bundle.Parse(raw)
+		if err != nil {
+			return nil, exit(exitInvalid, fmt.Errorf("%s: %w", path, err), "")
+		}
+		if err := add(path, b.Input); err != nil {
+			return nil, err
+		}
+	}
+	for _, dir := range recorded {
+		in, err := bundle.Recorded(os.DirFS(dir), "recorded.invalid", "", time.Now().Unix())
+		if err != nil {
+			return nil, exit(exitInvalid, fmt.Errorf("%s: %w", dir, err), "")
+		}
+		if err := add(filepath.Base(dir), in); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+func newShow() *cobra.Command {
+	return &cobra.Command{
+		Use:   "show FILE",
+		Short: "Print a reference set in words",
+		Args:  wantArgs("FILE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, err := readSet(cmd, args[0])
+			if err != nil {
+				return err
+			}
+			showSet(cmd.OutOrStdout(), s)
+			return nil
+		},
+	}
+}
+
+func showSet(w io.Writer, s *reference.Set) {
+	sum := s.Digest()
+	fmt.Fprintf(w, "%s generation %d\ndigest      %x\nrequired    %v\ntpm vendors %v\nsecure boot %s\n", s.Name, s.Generation, sum, s.Required, s.TPM.Vendors, s.SecureBoot)
+	for _, p := range s.PCRs {
+		fmt.Fprintf(w, "PCR %-2d %s %s\n", p.PCR, p.Rule, p.Why)
+		for _, e := range p.Events {
+			fmt.Fprintf(w, "    %s\n", e.Label)
+			for _, d := range e.Allow {
+				fmt.Fprintf(w, "        allow %s\n", d)
+			}
+			if len(e.Allow) == 0 {
+				fmt.Fprintf(w, "        denied: nothing is allowed here\n")
+			}
+		}
+	}
+	fmt.Fprintf(w, "IMA    %s\n", files(s))
+}
+
+// readSet reads a set, signed or not.
+func readSet(cmd *cobra.Command, path string) (*reference.Set, error) {
+	raw, err := readInput(cmd, path, 2*reference.MaxSize)
+	if err != nil {
+		return nil, err
+	}
+	raw = trimNewline(raw)
+	var probe struct {
+		Payload *json.RawMessage `json:"payload"`
+	}
+	if json.Unmarshal(raw, &probe) == nil && probe.Payload != nil {
+		s, err := reference.Read(raw)
+		if err != nil {
+			return nil, exit(exitInvalid, fmt.Errorf("%s: %w", path, err), "")
+		}
+		return s.Set, nil
+	}
+	s, err := reference.Parse(raw)
+	if err != nil {
+		return nil, exit(exitInvalid, fmt.Errorf("%s: %w", path, err), "")
+	}
+	return s, nil
+}
+
+func readSigned(cmd *cobra.Command, path string) (*reference.Signed, error) {
+	raw, err := readInput(cmd, path, 2*reference.MaxSize)
+	if err != nil {
+		return nil, err
+	}
+	s, err := reference.Read(trimNewline(raw))
+	if err != nil {
+		return nil, exit(exitInvalid, fmt.Errorf("%s: %w", path, err), "sign it: writ reference sign")
+	}
+	return s, nil
+}
+
+func trimNewline(b []byte) []byte {
+	if n := len(b); n > 0 && b[n-1] == '\n' {
+		return b[:n-1]
+	}
+	return b
+}
+
+func newSign() *cobra.Command {
+	var key, out string
+	var generation uint64
+	var valid time.Duration
+	var create bool
+	cmd := &cobra.Command{
+		Use:   "sign FILE --key KEY -o OUT",
+		Short: "Sign a reference set",
+		Long: `Sign a reference set with an Ed25519 key (PEM, PKCS #8). --create-key makes the
+key when the file does not exist and prints its public half, which belongs into
+the verifiers' reference_keys.`,
+		Args: wantArgs("FILE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if key == "" || out == "" {
+				return usageError(cmd, "--key and -o are needed")
+			}
+			s, err := readSet(cmd, args[0])
+			if err != nil {
+				return err
+			}
+			if generation > 0 {
+				s.Generation = generation
+			}
+			if valid > 0 {
+				s.NotAfter = time.Now().Add(valid).Unix()
+			}
+			k, err := signingKey(cmd, key, create)
+			if err != nil {
+				return err
+			}
+			env, err := reference.Sign(s, k)
+			if err != nil {
+				return err
+			}
+			if err := writeOutput(cmd, out, append(env, '\n'), 0o644); err != nil {
+				return err
+			}
+			sum := s.Digest()
+			fmt.Fprintf(cmd.ErrOrStderr(), "signed %s generation %d, digest %s, key %s\n", s.Name, s.Generation, hex.EncodeToString(sum[:]), reference.KeyID(k.Public().(ed25519.PublicKey)))
+			return nil
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&key, "key", "", "private key `file`")
+	f.StringVarP(&out, "output", "o", "", "write the signed set to `file` (- for standard output)")
+	f.Uint64Var(&generation, "generation", 0, "set the generation; it must exceed the one in force")
+	f.DurationVar(&valid, "valid", 0, "let the set expire after this long")
+	f.BoolVar(&create, "create-key", false, "make the key if the file does not exist")
+	return cmd
+}
+
+func signingKey(cmd *cobra.Command, path string, create bool) (ed25519.PrivateKey, error) {
+	raw, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) && create {
+		pub, k, err := ed25519.GenerateKey(rand.Reader)
+		if err != nil {
+			return nil, err
+		}
+		der, err := x509.MarshalPKCS8PrivateKey(k)
+		if err != nil {
+			return nil, err
+		}
+		if err := durable.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600); err != nil {
+			return nil, err
+		}
+		fmt.Fprintf(cmd.ErrOrStderr(), "made %s; its public key:\n%s", path, reference.FormatKey(pub))
+		return k, nil
+	}
+	if err != nil {
+		return nil, exit(exitUsage, fmt.Errorf("reading the key %s: %w", path, unwrapPath(err)), "--create-key makes one")
+	}
+	b, _ := pem.Decode(raw)
+	if b == nil {
+		return nil, exit(exitUsage, fmt.Errorf("reading the key %s: not PEM", path), "")
+	}
+	k, err := x509.ParsePKCS8PrivateKey(b.Bytes)
+	if err != nil {
+		return nil, exit(exitUsage, fmt.Errorf("reading the key %s: %w", path, err), "")
+	}
+	ed, ok := k.(ed25519.PrivateKey)
+	if !ok {
+		return nil, exit(exitUsage, fmt.Errorf("reading the key %s: expected Ed25519, found %T", path, k), "")
+	}
+	return ed, nil
+}
+
+// writeOutput writes data to a file, or to standard output for "-".
+func writeOutput(cmd *cobra.Command, path string, data []byte, mode os.FileMode) error {
+	if path == "-" {
+		_, err := cmd.OutOrStdout().Write(data)
+		return err
+	}
+	return durable.WriteFile(path, data, mode)
+}
