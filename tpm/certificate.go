@@ -60,9 +60,7 @@ func checkEKForm(c *x509.Certificate) error {
 		return errors.New("subject alternative name with a TPM manufacturer is missing")
 	}
 	c.UnhandledCriticalExtensions = slices.DeleteFunc(c.UnhandledCriticalExtensions, oidSubjectAltName.Equal)
-	if c.PublicKey == nil {
-		c.PublicKey = oaepKey(c.RawSubjectPublicKeyInfo)
-	}
+	c.PublicKey = publicKey(c)
 	switch k := c.PublicKey.(type) {
 	case *rsa.PublicKey:
 		if k.N.BitLen() == 2048 {
@@ -96,6 +94,14 @@ func checkEKChain(c *x509.Certificate, roots, intermediates []*x509.Certificate,
 	}
 	_, err := c.Verify(opts)
 	return err
+}
+
+// publicKey returns c's key, also one that crypto/x509 does not read.
+func publicKey(c *x509.Certificate) crypto.PublicKey {
+	if c.PublicKey != nil {
+		return c.PublicKey
+	}
+	return oaepKey(c.RawSubjectPublicKeyInfo)
 }
 
 // oaepKey returns the RSA key of a SubjectPublicKeyInfo that is marked as usable
@@ -158,14 +164,17 @@ func directoryName(c *x509.Certificate) pkix.RDNSequence {
 }
 
 // CheckEK tells whether ek is the key that certificate was issued for and its
-// public area equals a default template ([EKTemplates]) apart from the key, so
-// that one key has one [NodeID].
+// public area equals a default template ([EKTemplates]) apart from the key.
+// Without that a node could give its key any number of [NodeID]s, as neither
+// certificate nor activation covers the rest of the public area. Two templates
+// of the same kind (L-2 and H-2, L-1 and H-1) still give two: what must be unique
+// is the certified key.
 func CheckEK(ek *Public, certificate *x509.Certificate) error {
 	if _, err := ek.template(); err != nil {
 		return fmt.Errorf("checking EK: %w", err)
 	}
 	key, ok := ek.key.(interface{ Equal(crypto.PublicKey) bool })
-	if !ok || certificate == nil || !key.Equal(certificate.PublicKey) {
+	if !ok || certificate == nil || !key.Equal(publicKey(certificate)) {
 		return errors.New("checking EK: the certificate was issued for another key")
 	}
 	return nil

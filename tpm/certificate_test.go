@@ -216,6 +216,15 @@ func TestEKCertificateWithOAEPKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	plain, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := tpm.EKTemplates()[3]
+	ek := public(t, append(bytes.Clone(template.Public[:len(template.Public)-256]), k.N.FillBytes(make([]byte, 256))...))
+	if err := tpm.CheckEK(ek, plain); err != nil || template.Label != "L-1" {
+		t.Errorf("%s: %v", template.Label, err)
+	}
 	if !k.PublicKey.Equal(c.PublicKey) {
 		t.Errorf("key %v, want the one certified", c.PublicKey)
 	}

@@ -1,7 +1,6 @@
 package device
 
 import (
-	"crypto"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -78,14 +77,12 @@ func (t *TPM) readEKs() ([]EK, error) {
 // findKey settles ek's public area and handle: a persistent key that has the
 // certificate's public key, else the key derived from the default template.
 func (t *TPM) findKey(ek *EK, persistent map[tpm2.TPMHandle]*tpm.Public) error {
-	var certified crypto.PublicKey
 	if c, err := x509.ParseCertificate(ek.Certificate); err == nil {
-		certified = c.PublicKey
-	}
-	for handle, p := range persistent {
-		if k, ok := p.Key().(interface{ Equal(crypto.PublicKey) bool }); ok && k.Equal(certified) {
-			ek.handle, ek.Public = handle, p
-			return nil
+		for handle, p := range persistent {
+			if tpm.CheckEK(p, c) == nil {
+				ek.handle, ek.Public = handle, p
+				return nil
+			}
 		}
 	}
 	r, err := t.createPrimary(ek.template.Public)
