@@ -79,7 +79,7 @@ func IssueEvent(e Event, key crypto.Signer, rand io.Reader) (string, error) {
 	if err != nil {
 		panic("token: an event of plain values does not marshal: " + err.Error())
 	}
-	return Sign(rand, signingInput(eventType, kid, payload), key)
+	return sign(rand, signingInput(eventType, kid, payload), key)
 }
 
 func (e *Event) check() error {

@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/sha256"
 	"encoding/asn1"
+	"errors"
 	"fmt"
 	"io"
 	"math/big"
@@ -27,30 +28,35 @@ func Digest(token string) [sha256.Size]byte {
 	return sha256.Sum256([]byte(token))
 }
 
-// signingInput joins header and payload (RFC 7515 section 5.1).
-func signingInput(typ, kid string, payload []byte) string {
+// signingInput joins header and payload (RFC 7515 section 5.1), with room for
+// the signature.
+func signingInput(typ, kid string, payload []byte) []byte {
 	header := `{"typ":"` + typ + `","alg":"` + algorithm + `","kid":"` + kid + `"}`
-	b := make([]byte, 0, encoding.EncodedLen(len(header))+1+encoding.EncodedLen(len(payload)))
+	b := make([]byte, 0, encoding.EncodedLen(len(header))+1+encoding.EncodedLen(len(payload))+1+signatureSize)
 	b = encoding.AppendEncode(b, []byte(header))
 	b = append(b, '.')
-	return string(encoding.AppendEncode(b, payload))
+	return encoding.AppendEncode(b, payload)
 }
 
 // Sign completes a signing input with the P-256 key that its header names.
 func Sign(rand io.Reader, input string, key crypto.Signer) (string, error) {
-	sum := sha256.Sum256([]byte(input))
+	return sign(rand, []byte(input), key)
+}
+
+func sign(rand io.Reader, input []byte, key crypto.Signer) (string, error) {
+	sum := sha256.Sum256(input)
 	der, err := key.Sign(rand, sum[:], crypto.SHA256)
 	if err != nil {
 		return "", fmt.Errorf("signing a token: %w", err)
 	}
 	var sig struct{ R, S *big.Int }
 	if rest, err := asn1.Unmarshal(der, &sig); err != nil || len(rest) > 0 || sig.R.Sign() <= 0 || sig.S.Sign() <= 0 || sig.R.BitLen() > 256 || sig.S.BitLen() > 256 {
-		return "", fmt.Errorf("signing a token: the key gave no P-256 signature")
+		return "", errors.New("signing a token: the key gave no P-256 signature")
 	}
 	var raw [64]byte // RFC 7518 section 3.4: R and S, 32 bytes each
 	sig.R.FillBytes(raw[:32])
 	sig.S.FillBytes(raw[32:])
-	return input + "." + encoding.EncodeToString(raw[:]), nil
+	return string(encoding.AppendEncode(append(input, '.'), raw[:])), nil
 }
 
 // open checks everything about a JWS but its claims and returns the payload.

@@ -86,9 +86,14 @@ type Expect struct {
 // It refuses claims that Verify would, so an issuer learns it before it commits
 // to them. The same claims give the same input: a retry signs the same token.
 func Prepare(c Claims, kid string) (string, error) {
+	input, err := prepare(c, kid)
+	return string(input), err
+}
+
+func prepare(c Claims, kid string) ([]byte, error) {
 	c.Profile = profile
 	if err := c.check(); err != nil {
-		return "", fmt.Errorf("preparing a token: %w", err)
+		return nil, fmt.Errorf("preparing a token: %w", err)
 	}
 	payload, err := json.Marshal(&c)
 	if err != nil {
@@ -96,7 +101,7 @@ func Prepare(c Claims, kid string) (string, error) {
 	}
 	input := signingInput(tokenType, kid, payload)
 	if n := len(input) + 1 + signatureSize; n > MaxSize {
-		return "", fmt.Errorf("preparing a token: %w", refuse(Oversize, "%d bytes, expected at most %d", n, MaxSize))
+		return nil, fmt.Errorf("preparing a token: %w", refuse(Oversize, "%d bytes, expected at most %d", n, MaxSize))
 	}
 	return input, nil
 }
@@ -107,11 +112,11 @@ func Issue(c Claims, key crypto.Signer, rand io.Reader) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("issuing a token: %w", err)
 	}
-	input, err := Prepare(c, kid)
+	input, err := prepare(c, kid)
 	if err != nil {
 		return "", err
 	}
-	return Sign(rand, input, key)
+	return sign(rand, input, key)
 }
 
 // Verify returns the claims of a token that the issuer of keys signed, that says
