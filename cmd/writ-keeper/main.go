@@ -1,0 +1,44 @@
+// Command writ-keeper holds one execution for `writ run`, which finds it beside
+// itself and becomes it. It is small because it holds the kill switch: it is
+// the keeper, the namespace init and the stub that becomes the work, and its
+// own digest goes into every request for a token.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+
+	"github.com/writ-attestation/writ/enclave"
+)
+
+func main() {
+	if exit, ok := enclave.Reenter(); ok {
+		os.Exit(exit)
+	}
+	var cfg enclave.Config
+	var level string
+	flag.StringVar(&level, "level", enclave.E3.String(), "least enforcement level")
+	flag.StringVar(&cfg.Socket, "socket", "", "agent socket")
+	flag.StringVar(&cfg.Trust, "trust", "", "trust file")
+	flag.StringVar(&cfg.Audience, "audience", "", "audience of the token; default the domain's enclave")
+	flag.StringVar(&cfg.Parent, "parent", "", "execution that starts this one")
+	flag.DurationVar(&cfg.DrainBefore, "drain-before", 0, "SIGTERM this long before the deadline when renewing fails")
+	flag.IntVar(&cfg.Pids, "pids", 0, "most processes and threads")
+	flag.StringVar(&cfg.Record, "record", "", "file for the stop record")
+	flag.BoolVar(&cfg.JSONStop, "json-stop", false, "stop record to stderr")
+	flag.Parse()
+	var err error
+	if cfg.Level, err = enclave.ParseLevel(level); err != nil {
+		usage(err.Error())
+	}
+	if cfg.Command = flag.Args(); len(cfg.Command) == 0 || cfg.Socket == "" || cfg.Trust == "" {
+		usage("a command, --socket and --trust are required; `writ run` gives them")
+	}
+	os.Exit(enclave.Keep(cfg))
+}
+
+func usage(what string) {
+	fmt.Fprintf(os.Stderr, "writ: run/usage: %s\n", what)
+	os.Exit(enclave.ExitRefused)
+}

@@ -1,0 +1,180 @@
+// Package enclave runs work only while its legitimacy token is valid, and stops
+// all of it at the deadline whatever happens to those who watch it.
+//
+// A keeper K starts a namespace init I, which starts the work. Any one of four
+// keys stops everything:
+//
+//  1. K wakes at the deadline, on the boot clock, and kills I and the cgroup.
+//  2. A kernel timer kills K itself shortly after; K's death kills I. It fires
+//     also while K is stopped, traced or frozen.
+//  3. I waits for the deadline itself, on a page it can only read, and ends.
+//  4. The pipe from K ends, and I with it.
+//
+// I is PID 1 of the work's namespaces, so the kernel kills what is left when I
+// ends. A renewal moves key 2 first and the page last: a crash in between can
+// only shorten. Nothing here ever moves a deadline back, or lengthens one
+// without a token that K has verified with keys pinned at its start.
+//
+// Hazards. Go's timers and contexts run on CLOCK_MONOTONIC, which stands still
+// while the machine sleeps: they pace, they never decide. PDEATHSIG belongs to
+// the thread that forked, so that thread must live as long as K. A process that
+// must not be stopped for memory, threads or a garbage collection allocates
+// nothing at the deadline; mlockall is left out because Go maps so much that it
+// slows the kill. A hostile root outside the namespaces can always end K's
+// hold, by copying the program and running it elsewhere; what stops that is
+// remote, the token.
+package enclave
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"os/signal"
+	"runtime"
+	"runtime/debug"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Config is what `writ run` passes on to the keeper.
+type Config struct {
+	Command     []string
+	Level       Level         // the least; 0 is E3. The keeper uses the best the machine allows
+	Socket      string        // of the agent
+	Trust       string        // trust file: domain, issuer, token_keys
+	Audience    string        // "" is spiffe://<domain>/enclave
+	Parent      string        // execution that starts this one, or ""
+	DrainBefore time.Duration // SIGTERM this long before the deadline if renewing fails; 0 never
+	Pids        int           // most processes and threads of the work; 0 is 4096
+	Record      string        // file for the stop record, or ""
+	JSONStop    bool          // stop record to stderr
+}
+
+// Keep runs the command and returns the exit code of `writ run`. It is the whole
+// life of the keeper's process: it must be called once, and exited with.
+func Keep(cfg Config) int {
+	runtime.LockOSThread() // the init's parent is this thread, and it is the urgent one
+	if cfg.Level == 0 {
+		cfg.Level = E3
+	}
+	if cfg.Pids == 0 {
+		cfg.Pids = 4096
+	}
+	k := &keeper{cfg: cfg, agent: agent{cfg.Socket}, execution: newID(), bell: alarm{-1}, drain: alarm{-1}}
+	stop, exit, err := k.keep()
+	var no *Refusal
+	switch {
+	case errors.As(err, &no):
+		k.warn("%v", no)
+		if no.Cure != "" {
+			fmt.Fprintf(os.Stderr, "  hint: %s\n", no.Cure)
+		}
+		exit = no.exit()
+	case err != nil:
+		k.warn("run/failed: %v", err)
+		exit = ExitRefused
+	}
+	if stop != nil {
+		k.publish(*stop)
+	}
+	return exit
+}
+
+func (k *keeper) warn(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, "writ: "+format+"\n", args...)
+}
+
+// keep prepares everything, starts the work and holds it. It returns a Stop if
+// the work was started.
+func (k *keeper) keep() (*Stop, int, error) {
+	if err := k.prepare(); err != nil {
+		return nil, 0, err
+	}
+	defer k.program.close()
+	if err := k.startInit(); err != nil {
+		k.abandon()
+		return nil, 0, err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	life, err := k.enter(ctx)
+	if err != nil {
+		k.abandon()
+		return nil, 0, err
+	}
+	go k.renew(ctx, life)
+	go k.forward()
+	if k.group != nil {
+		_ = urgent() // Detect found that it works; if not any more, we are later, not wrong
+	}
+	return k.end(k.hold())
+}
+
+// prepare does what can be refused before anybody is asked for a token.
+func (k *keeper) prepare() (err error) {
+	tune()
+	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE) // a stderr nobody reads is no reason to die
+	if err := unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("keeping inherited files from the work (Linux 5.11 or later): %w", err)
+	}
+	if k.program, err = openProgram(k.cfg.Command); err != nil {
+		return err
+	}
+	if k.self, err = digestSelf(); err != nil {
+		return err
+	}
+	caps := Detect()
+	if k.level = caps.Level; k.level < k.cfg.Level || k.level < E2 {
+		least := max(k.cfg.Level, E2)
+		what, cure := caps.shortOf(least)
+		if k.level >= E2 {
+			cure = "pass --level " + k.level.String() + " to accept less; or " + cure
+		}
+		return &Refusal{Code: "run/level", Err: fmt.Errorf("%v is asked for and this machine gives %v: %s", least, k.level, what), Cure: cure}
+	}
+	pinned, err := loadTrust(k.cfg.Trust)
+	if err != nil {
+		return &Refusal{Code: "run/trust", Err: err, Cure: "provision this node, or name the trust file with --trust"}
+	}
+	here, err := Here()
+	if err != nil {
+		return err
+	}
+	if k.cfg.Audience == "" {
+		k.cfg.Audience = "spiffe://" + pinned.Domain + "/enclave"
+	}
+	k.admission = &admission{
+		trust: pinned, here: here, audience: k.cfg.Audience,
+		workload: k.program.digest, execution: k.execution, level: k.level,
+	}
+	return k.forge()
+}
+
+// tune sets the Go runtime up for one moment, the deadline: garbage is collected
+// after a renewal and not when it happens to be due, and a processor is always
+// free for the thread that wakes.
+func tune() {
+	runtime.GOMAXPROCS(4) // more than there are goroutines with something to do
+	debug.SetGCPercent(-1)
+	debug.SetMemoryLimit(12 << 20)
+}
+
+// digestSelf is the digest of the keeper's own program.
+func digestSelf() (string, error) {
+	f, err := os.Open("/proc/self/exe")
+	if err != nil {
+		return "", fmt.Errorf("digesting the keeper: %w", err)
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", fmt.Errorf("digesting the keeper: %w", err)
+	}
+	return "sha256:" + hex.EncodeToString(h.Sum(nil)), nil
+}

@@ -1,0 +1,433 @@
+package enclave
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/writ-attestation/writ/verifier/token"
+)
+
+// late is how long after the deadline the last instruction may come on a busy
+// machine. The benchmark measures; the tests only tell stopping from running on.
+const late = 150 * time.Millisecond
+
+// The programs under test, built once: the keeper as it ships, and the hydra.
+var keeperPath, hydraPath string
+
+func TestMain(m *testing.M) { os.Exit(buildAndRun(m)) }
+
+func buildAndRun(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "writ-enclave-")
+	if err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(dir)
+	if err := os.Chmod(dir, 0o755); err != nil { // an unprivileged test executes from it
+		panic(err)
+	}
+	keeperPath, hydraPath = filepath.Join(dir, "writ-keeper"), filepath.Join(dir, "hydra")
+	for out, pkg := range map[string]string{keeperPath: "../cmd/writ-keeper", hydraPath: "./testdata/hydra"} {
+		build := exec.Command("go", "build", "-o", out, pkg)
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if b, err := build.CombinedOutput(); err != nil {
+			panic(fmt.Sprintf("building %s: %v\n%s", pkg, err, b))
+		}
+	}
+	return m.Run()
+}
+
+const (
+	testDomain = "test.invalid"
+	testIssuer = "https://test.invalid"
+	testNode   = "spiffe://test.invalid/node/00112233445566778899aabbccddeeff"
+	audience   = "spiffe://test.invalid/enclave"
+)
+
+// fakeAgent is an agent and a verifier in one: it really signs. What it answers
+// can be changed before and while a keeper asks.
+type fakeAgent struct {
+	dir, socket, trust string
+	key                *ecdsa.PrivateKey
+
+	mu      sync.Mutex
+	life    time.Duration
+	seq     uint64
+	boot    uint32
+	answer  func(req request) (status int, body any) // nil: grants
+	change  func(c *token.Claims)                    // of claims about to be signed
+	asked   []request
+	keepers []string
+	until   Instant // no token given so far is valid for longer than this
+	stops   []Stop
+
+	push chan string
+}
+
+func newAgent(t testing.TB, life time.Duration) *fakeAgent {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "writ-agent-") // a socket's path is short
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &fakeAgent{dir: dir, socket: filepath.Join(dir, "agent.sock"), trust: filepath.Join(dir, "trust.json"),
+		key: key, life: life, boot: 7, push: make(chan string)}
+	keys, err := token.NewKeys(key.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	trust, err := json.Marshal(map[string]any{"v": 1, "domain": testDomain, "token_keys": keys, "log": []string{"unread"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, a.trust, trust, 0o644)
+	l, err := net.Listen("unix", a.socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, mode := range map[string]os.FileMode{dir: 0o777, a.socket: 0o666} { // for the unprivileged
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /v1/lease", a.serveLease)
+	mux.HandleFunc("POST /v1/stops", a.serveStop)
+	mux.HandleFunc("GET /v1/watch", a.serveWatch)
+	s := &http.Server{Handler: mux}
+	go s.Serve(l)
+	t.Cleanup(func() { s.Close() })
+	return a
+}
+
+func (a *fakeAgent) serveLease(w http.ResponseWriter, r *http.Request) {
+	received := Now()
+	var req request
+	d := json.NewDecoder(r.Body)
+	d.DisallowUnknownFields()
+	if err := d.Decode(&req); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.asked, a.keepers = append(a.asked, req), append(a.keepers, r.Header.Get("Writ-Keeper"))
+	status, body := http.StatusOK, any(nil)
+	if a.answer != nil {
+		status, body = a.answer(req)
+	} else {
+		a.until = received.Add(a.life)
+		body = map[string]string{"token": a.issue(req)}
+	}
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(body)
+}
+
+// issue signs a token for a request; a.mu is held.
+func (a *fakeAgent) issue(req request) string {
+	a.seq++
+	now := time.Now().Unix()
+	digest := strings.Repeat("A", 43)
+	c := token.Claims{
+		Issuer: testIssuer, Subject: testNode, Audience: req.Audience, ID: newID(),
+		IssuedAt: now, NotBefore: now, Expires: now + int64(a.life/time.Second),
+		Confirm: token.Confirm{JKT: digest}, Nonce: req.R, BootCount: a.boot, Status: "affirming",
+		Verifier: token.Verifier{Developer: "https://test.invalid", Build: "test"},
+		Submods:  map[string]token.Submod{"platform": {Status: "affirming", Policies: []string{"urn:test"}}},
+		Writ: token.Writ{V: 1, State: "synchronized", Seq: a.seq, Execution: req.Execution, Workload: req.Workload,
+			Level: req.Level, Key: "lease", Evidence: digest, References: digest, Verdict: digest, Log: token.Log{Origin: testDomain + "/log"}},
+	}
+	if a.change != nil {
+		a.change(&c)
+	}
+	tok, err := token.Issue(c, a.key, rand.Reader)
+	if err != nil {
+		panic(err)
+	}
+	return tok
+}
+
+// event signs a revocation of every token up to seq.
+func (a *fakeAgent) event(seq uint64) string {
+	e, err := token.IssueEvent(token.Event{Issuer: testIssuer, Subject: testNode, Audience: audience, ID: newID(),
+		IssuedAt: time.Now().Unix(), Seq: seq, Cause: "revoked", Reason: "test"}, a.key, rand.Reader)
+	if err != nil {
+		panic(err)
+	}
+	return e
+}
+
+func (a *fakeAgent) serveStop(w http.ResponseWriter, r *http.Request) {
+	var s Stop
+	if err := json.NewDecoder(r.Body).Decode(&s); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.stops = append(a.stops, s)
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func (a *fakeAgent) serveWatch(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "text/event-stream")
+	_, _ = fmt.Fprint(w, ": here\n\n")
+	for {
+		w.(http.Flusher).Flush()
+		select {
+		case <-r.Context().Done():
+			return
+		case e := <-a.push:
+			_, _ = fmt.Fprintf(w, "event: revocation\ndata: %s\n\n", e)
+		}
+	}
+}
+
+func (a *fakeAgent) set(f func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	f()
+}
+
+// execution is one keeper started as `writ run` would.
+type execution struct {
+	t      testing.TB
+	agent  *fakeAgent
+	cmd    *exec.Cmd
+	stdout string
+	stderr string
+	record string
+	ended  chan struct{}
+	flags  []string
+	mem    []byte // of the hydra
+	heads  int
+}
+
+func (a *fakeAgent) prepare(t testing.TB, flags ...string) *execution {
+	t.Helper()
+	id := newID()
+	e := &execution{t: t, agent: a, ended: make(chan struct{}),
+		stdout: filepath.Join(a.dir, id+".out"), stderr: filepath.Join(a.dir, id+".err"), record: filepath.Join(a.dir, id+".json")}
+	e.flags = append([]string{"--socket", a.socket, "--trust", a.trust, "--record", e.record, "--pids", "600"}, flags...)
+	return e
+}
+
+// start runs a command under the keeper.
+func (e *execution) start(attr *syscall.SysProcAttr, command ...string) *execution {
+	e.t.Helper()
+	e.cmd = exec.Command(keeperPath, slices.Concat(e.flags, []string{"--"}, command)...)
+	e.cmd.SysProcAttr = attr
+	out, errs := create(e.t, e.stdout), create(e.t, e.stderr)
+	defer out.Close()
+	defer errs.Close()
+	e.cmd.Stdout, e.cmd.Stderr = out, errs // files: nothing waits for whoever holds a pipe
+	if err := e.cmd.Start(); err != nil {
+		e.t.Fatal(err)
+	}
+	go func() {
+		_ = e.cmd.Wait()
+		close(e.ended)
+	}()
+	e.t.Cleanup(func() {
+		_ = e.cmd.Process.Kill()
+		<-e.ended
+		sweepAll(e.t)
+	})
+	return e
+}
+
+// hydra starts the hostile tree and waits until all its heads live.
+func (e *execution) hydra(attr *syscall.SysProcAttr, heads int, mode string) *execution {
+	e.t.Helper()
+	path := filepath.Join(e.agent.dir, newID()+".mem")
+	write(e.t, path, make([]byte, 64*(heads+2)), 0o666)
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	defer f.Close()
+	if e.mem, err = unix.Mmap(int(f.Fd()), 0, 64*(heads+2), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {
+		e.t.Fatal(err)
+	}
+	e.heads = heads
+	e.start(attr, hydraPath, path, strconv.Itoa(heads), mode)
+	e.eventually("all heads live", func() bool { return e.word(0) == int64(heads) || e.hasEnded() })
+	return e
+}
+
+func (e *execution) word(slot int) int64 {
+	return (*atomic.Int64)(unsafe.Pointer(&e.mem[64*slot])).Load()
+}
+
+// last is the moment of the last instruction of any head.
+func (e *execution) last() (last Instant) {
+	for i := range e.heads {
+		last = max(last, Instant(e.word(i+1)))
+	}
+	return last
+}
+
+// dies asserts that no head acts later than the given moment allows.
+func (e *execution) dies(by Instant) {
+	e.t.Helper()
+	sleepPast(by.Add(late))
+	last := e.last()
+	time.Sleep(100 * time.Millisecond)
+	if again := e.last(); again != last {
+		e.t.Fatalf("the work runs on: it acted %v after it had to be dead\n%s", again.Sub(by), e.said())
+	}
+	if last > by.Add(late) {
+		e.t.Errorf("the last instruction came %v after the work had to be dead", last.Sub(by))
+	}
+	e.t.Logf("last instruction %v after it", last.Sub(by))
+}
+
+// lives asserts that the work acts at a moment.
+func (e *execution) lives(what string) {
+	e.t.Helper()
+	now := Now()
+	e.eventually(what+": the work lives", func() bool { return e.last() > now })
+}
+
+func sleepPast(at Instant) {
+	for Now() < at {
+		sleepUntil(at)
+	}
+}
+
+func (e *execution) eventually(what string, ok func() bool) {
+	e.t.Helper()
+	for end := Now().Add(10 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+		if Now() > end {
+			e.t.Fatalf("waited in vain until %s\n%s", what, e.said())
+		}
+	}
+}
+
+func (e *execution) hasEnded() bool {
+	select {
+	case <-e.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+// exits asserts the exit code (128+n for a signal) and what stderr contains.
+func (e *execution) exits(code int, says string) *execution {
+	e.t.Helper()
+	select {
+	case <-e.ended:
+	case <-time.After(20 * time.Second):
+		e.t.Fatalf("the keeper did not end\n%s", e.said())
+	}
+	ws := e.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	got := ws.ExitStatus()
+	if ws.Signaled() {
+		got = 128 + int(ws.Signal())
+	}
+	if got != code {
+		e.t.Errorf("exit code %d, expected %d\n%s", got, code, e.said())
+	}
+	if !strings.Contains(e.said(), says) {
+		e.t.Errorf("stderr does not say %q:\n%s", says, e.said())
+	}
+	return e
+}
+
+func (e *execution) said() string {
+	b, _ := os.ReadFile(e.stderr)
+	return string(b)
+}
+
+func (e *execution) output() string {
+	b, _ := os.ReadFile(e.stdout)
+	return string(b)
+}
+
+// stop reads the stop record and checks it as a whole.
+func (e *execution) stop(cause string) Stop {
+	e.t.Helper()
+	b, err := os.ReadFile(e.record)
+	if err != nil {
+		e.t.Fatalf("%v\n%s", err, e.said())
+	}
+	var s Stop
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&s); err != nil {
+		e.t.Fatal(err)
+	}
+	if s.Cause != cause || !s.Confirmed || s.Exec == "" {
+		e.t.Errorf("stop record %+v, expected a confirmed one with cause %q", s, cause)
+	}
+	return s
+}
+
+// initPID is the pid of the namespace init: the keeper's only child.
+func (e *execution) initPID() int {
+	e.t.Helper()
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, stat := range stats {
+		b, _ := os.ReadFile(stat)
+		_, rest, _ := strings.Cut(string(b), ") ")
+		if f := strings.Fields(rest); len(f) > 1 && f[1] == strconv.Itoa(e.cmd.Process.Pid) {
+			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(stat)))
+			return pid
+		}
+	}
+	e.t.Fatal("the keeper has no child")
+	return 0
+}
+
+// sweepAll does for killed keepers what the next keeper would.
+func sweepAll(t testing.TB) {
+	for _, h := range [][2]string{{"cgroup2", ""}, {"cgroup", "pids"}} {
+		if dir, err := ownGroup(h[0], h[1]); err == nil {
+			sweep(dir)
+		}
+	}
+}
+
+func create(t testing.TB, path string) *os.File {
+	t.Helper()
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+func write(t testing.TB, path string, b []byte, mode os.FileMode) {
+	t.Helper()
+	if err := os.WriteFile(path, b, mode); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(path, mode); err != nil { // whatever the umask
+		t.Fatal(err)
+	}
+}

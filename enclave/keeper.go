@@ -1,0 +1,355 @@
+package enclave
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/signal"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// keeper holds one execution.
+type keeper struct {
+	cfg       Config
+	agent     agent
+	self      string // digest of the keeper's program
+	execution string
+	level     Level
+	program   *program
+	admission *admission
+
+	// The keys.
+	page  *word         // shared with the init
+	share *os.File      // the page's descriptor
+	fuse  fuse          // kills the keeper grace after the deadline
+	grace time.Duration // time the keeper has for doing it itself
+	bell  alarm         // rings at the deadline, and at once when revoked
+	drain alarm         // rings DrainBefore the deadline; -1 if not asked for
+
+	group  *group // nil below E3
+	init   int    // pid
+	pidfd  int
+	leash  *os.File // the init dies when it is closed
+	result *os.File // how the work ended
+	tty    bool     // the work has the terminal
+
+	failing  atomic.Bool  // the last renewal failed
+	deadline atomic.Int64 // of the last token; the page forgets it when revoked
+	ordered  atomic.Int64 // Instant of a revocation
+	cause    atomic.Pointer[string]
+}
+
+// forge makes the keys; none is set yet.
+func (k *keeper) forge() (err error) {
+	if k.page, k.share, err = newPage(); err != nil {
+		return err
+	}
+	if k.fuse, err = newFuse(); err != nil {
+		return err
+	}
+	if k.bell, err = newAlarm(); err != nil {
+		return err
+	}
+	if k.cfg.DrainBefore > 0 {
+		if k.drain, err = newAlarm(); err != nil {
+			return err
+		}
+	}
+	k.grace = 50 * time.Millisecond // an ordinary process may have to wait for the processor
+	if k.level >= E3 {
+		k.grace = 2 * time.Millisecond
+		k.group, err = newGroup(k.execution, k.cfg.Pids)
+	}
+	return err
+}
+
+// startInit starts the namespace init, which waits at its leash.
+func (k *keeper) startInit() error {
+	leash, ours, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("making the init's leash: %w", err)
+	}
+	defer leash.Close()
+	theirs, result, err := pipe()
+	if err != nil {
+		return fmt.Errorf("making the init's result pipe: %w", err)
+	}
+	defer theirs.Close()
+	k.leash, k.result = ours, result
+	k.tty = foreground()
+	o := orders{Terminal: k.tty, Path: k.program.file.Name(), Option: k.program.option}
+	files := []uintptr{0, 1, 2, k.share.Fd(), leash.Fd(), theirs.Fd(), k.program.file.Fd()}
+	if i := k.program.interpreter; i != nil {
+		o.Script, o.Path = true, i.Name()
+		files = append(files, i.Fd())
+	}
+	text, err := json.Marshal(o)
+	if err != nil {
+		return fmt.Errorf("writing the init's orders: %w", err)
+	}
+	attr := namespaces()
+	attr.Pdeathsig = unix.SIGKILL
+	attr.PidFD = &k.pidfd
+	if k.group != nil {
+		attr.UseCgroupFD, attr.CgroupFD = true, int(k.group.fd.Fd())
+	}
+	args := append([]string{partInit, string(text)}, k.program.argv...)
+	k.init, err = syscall.ForkExec("/proc/self/exe", args, &syscall.ProcAttr{Env: k.environ(), Files: files, Sys: attr})
+	if err != nil {
+		return &Refusal{Code: "run/init", Err: fmt.Errorf("starting the namespace init: %w", err)}
+	}
+	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0) // no debugger of the same user; not before uid_map was written
+	return nil
+}
+
+// pipe makes a pipe whose read end never blocks.
+func pipe() (w, r *os.File, err error) {
+	var p [2]int
+	if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
+		return nil, nil, err
+	}
+	if err := unix.SetNonblock(p[0], true); err != nil {
+		return nil, nil, err
+	}
+	return os.NewFile(uintptr(p[1]), "pipe"), os.NewFile(uintptr(p[0]), "pipe"), nil
+}
+
+// environ is the work's: ours, without what is only for Writ, and with the
+// execution's id.
+func (k *keeper) environ() []string {
+	_ = os.Unsetenv("WRIT_JOIN_TOKEN")
+	return append(os.Environ(), "WRIT_EXECUTION="+k.execution)
+}
+
+// enter gets the first token and lets the init start the work. It returns the
+// life of the token.
+func (k *keeper) enter(ctx context.Context) (time.Duration, error) {
+	placed := make(chan error, 1)
+	go func() {
+		if k.group == nil {
+			placed <- nil
+			return
+		}
+		placed <- k.group.admit(k.init)
+	}()
+	// Whoever listens before asking misses no revocation in between.
+	listening, admitted := make(chan struct{}), make(chan struct{})
+	ready := sync.OnceFunc(func() { close(listening) })
+	go k.listen(ctx, func() { ready(); <-admitted })
+	select {
+	case <-listening:
+	case <-time.After(100 * time.Millisecond):
+	}
+	asking, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	g, err := k.ask(asking)
+	if err != nil {
+		return 0, err
+	}
+	deadline, err := k.admission.admit(g, time.Now())
+	if err != nil {
+		return 0, &Refusal{Code: "run/token", Err: err}
+	}
+	if err := k.program.unchanged(); err != nil {
+		return 0, &Refusal{Code: "run/changed", Err: err}
+	}
+	if err := <-placed; err != nil {
+		return 0, err
+	}
+	if err := k.extend(deadline); err != nil {
+		return 0, err
+	}
+	close(admitted)
+	_, _ = k.leash.Write([]byte{'g'}) // if it died meanwhile, hold sees that
+	return deadline.Sub(g.T0), nil
+}
+
+// extend moves the deadline. The kernel's timer comes first, so that whatever
+// happens in between, the work is stopped no later than now agreed.
+func (k *keeper) extend(deadline Instant) error {
+	if err := k.fuse.set(deadline.Add(k.grace)); err != nil {
+		return err
+	}
+	if err := k.page.renew(deadline); err != nil {
+		return err
+	}
+	k.deadline.Store(int64(deadline))
+	if k.drain.fd >= 0 {
+		if err := k.drain.set(deadline.Add(-k.cfg.DrainBefore)); err != nil {
+			return err
+		}
+	}
+	return k.bell.set(deadline)
+}
+
+// revoke ends the lease for good and wakes the thread that holds the work.
+func (k *keeper) revoke(cause string) {
+	k.cause.CompareAndSwap(nil, &cause)
+	k.ordered.CompareAndSwap(0, int64(Now()))
+	k.page.revoke()
+	_ = k.bell.set(0)
+}
+
+// hold waits until the work has ended (true) or must be stopped (false).
+func (k *keeper) hold() bool {
+	fds := []unix.PollFd{
+		{Fd: int32(k.pidfd), Events: unix.POLLIN},
+		{Fd: int32(k.bell.fd), Events: unix.POLLIN},
+		{Fd: int32(k.drain.fd), Events: unix.POLLIN},
+	}
+	for {
+		_, _ = unix.Poll(fds, -1) // whatever it says, the page and the clock decide
+		switch {
+		case !k.page.valid():
+			k.stop()
+			return false
+		case fds[0].Revents != 0:
+			return true
+		}
+		if fds[1].Revents != 0 {
+			k.bell.clear()
+		}
+		if fds[2].Revents != 0 {
+			k.drain.clear()
+			if k.failing.Load() {
+				k.warn("draining: the token could not be renewed and ends in %v", k.cfg.DrainBefore)
+				k.signal(unix.SIGTERM)
+			}
+		}
+	}
+}
+
+// stop is key 1. The init goes first: from then on the kernel ends the
+// namespaces even without us, so that our own timer may be given time. The
+// cgroup's kill then reaches all processes before the init's death does.
+func (k *keeper) stop() {
+	k.signal(unix.SIGKILL)
+	if k.group != nil {
+		_ = k.fuse.set(Now().Add(100 * time.Millisecond))
+		_ = k.group.killAll()
+	}
+	k.fuse.remove()
+}
+
+// signal reaches the init alone, and never another process of the same pid.
+func (k *keeper) signal(s unix.Signal) { _ = unix.PidfdSendSignal(k.pidfd, s, nil, 0) }
+
+// forward passes the signals on that ask the work to end.
+func (k *keeper) forward() {
+	c := make(chan os.Signal, 8)
+	for _, s := range forwarded {
+		if !signal.Ignored(s) {
+			signal.Notify(c, s)
+		}
+	}
+	for s := range c {
+		k.signal(s.(syscall.Signal))
+	}
+}
+
+// confirm waits until the init has been reaped, which the kernel allows only
+// after everything in its namespaces has gone, and its cgroup is empty.
+func (k *keeper) confirm(limit time.Duration) (gone Instant, ok bool) {
+	reaped := false
+	for end := Now().Add(limit); Now() < end; {
+		if !reaped {
+			_, _ = unix.Poll([]unix.PollFd{{Fd: int32(k.pidfd), Events: unix.POLLIN}}, 100)
+			pid, err := unix.Wait4(k.init, nil, unix.WNOHANG, nil)
+			reaped = pid == k.init || err == unix.ECHILD
+		}
+		if reaped && (k.group == nil || k.group.empty()) {
+			return Now(), true
+		}
+		if reaped {
+			_, _ = unix.Poll([]unix.PollFd{{Fd: int32(k.group.events.Fd()), Events: unix.POLLPRI}}, 10)
+		}
+		k.signal(unix.SIGKILL)
+		if k.group != nil {
+			_ = k.group.killAll()
+		}
+	}
+	return Now(), false
+}
+
+// end confirms that all is over, tidies up and says how it ended.
+func (k *keeper) end(byItself bool) (*Stop, int, error) {
+	s := &Stop{Exec: k.execution, Level: k.level.String(), Cause: CauseExited, Deadline: Instant(k.deadline.Load())}
+	s.Stopped, s.Confirmed = k.confirm(10 * time.Second)
+	k.fuse.remove()
+	k.restoreTerminal()
+	if k.group != nil {
+		k.group.remove()
+	}
+	exit, said, err := k.outcome()
+	ordered := Instant(k.ordered.Load())
+	switch {
+	case byItself && err != nil:
+		s.Cause = CauseFailed
+		return s, 0, err
+	case byItself && said:
+		return s, exit, nil
+	case ordered != 0:
+		s.Cause, s.LatencyUS = *k.cause.Load(), s.Stopped.Sub(ordered).Microseconds()
+	case !byItself || s.Stopped >= s.Deadline: // the init may have been first
+		s.Cause, s.LatencyUS = CauseDeadline, s.Stopped.Sub(s.Deadline).Microseconds()
+	default:
+		s.Cause = CauseInitDied
+		return s, 0, &Refusal{Code: "run/init-died", Err: fmt.Errorf("the namespace init was killed, and the work with it")}
+	}
+	k.warn("%v", s)
+	return s, ExitStopped, nil
+}
+
+// outcome reads what the init and the stub said: how the work ended, or why it
+// could not start.
+func (k *keeper) outcome() (exit int, said bool, err error) {
+	var b [1024]byte
+	n, _ := unix.Read(int(k.result.Fd()), b[:])
+	line, _, _ := bytes.Cut(b[:max(n, 0)], []byte{'\n'})
+	verb, rest, _ := bytes.Cut(line, []byte{' '})
+	number, text, _ := bytes.Cut(rest, []byte{' '})
+	code, _ := strconv.Atoi(string(number))
+	switch string(verb) {
+	case "exit":
+		return code, true, nil
+	case "exec":
+		return 0, true, notExecutable(k.cfg.Command[0], unix.Errno(code))
+	case "fail":
+		return 0, true, &Refusal{Code: "run/init", Err: fmt.Errorf("starting the work: %s", text)}
+	}
+	return 0, false, nil
+}
+
+// abandon ends an init that never got a token.
+func (k *keeper) abandon() {
+	if k.init > 0 {
+		k.signal(unix.SIGKILL)
+		_, _ = unix.Wait4(k.init, nil, 0, nil)
+	}
+	if k.group != nil {
+		k.group.remove()
+	}
+}
+
+// foreground reports whether the keeper has the terminal on its standard input.
+func foreground() bool {
+	group, err := unix.IoctlGetInt(0, unix.TIOCGPGRP)
+	return err == nil && group == unix.Getpgrp()
+}
+
+// restoreTerminal takes the terminal back from the work's process group, which
+// interactive shells do themselves and scripts do not.
+func (k *keeper) restoreTerminal() {
+	if k.tty {
+		signal.Ignore(unix.SIGTTOU)
+		_ = unix.IoctlSetPointerInt(0, unix.TIOCSPGRP, unix.Getpgrp())
+	}
+}

@@ -1,0 +1,132 @@
+package enclave
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	mathrand "math/rand/v2"
+	"runtime"
+	"time"
+)
+
+// ask gets one more token. Each call is a request of its own: what it drew and
+// when is never used for another.
+func (k *keeper) ask(ctx context.Context) (Grant, error) {
+	g := newGrant(k.admission.here)
+	a, err := k.agent.lease(ctx, request{
+		Audience: k.admission.audience, Workload: k.admission.workload, Execution: k.admission.execution,
+		Parent: k.cfg.Parent, Level: k.level.String(), R: g.R, ID: newID(),
+	}, k.self)
+	if err != nil {
+		return g, &Refusal{Code: "run/agent-unreachable", Err: err, Cure: "start `writ agent`, or name its socket with --socket"}
+	}
+	switch a.status {
+	case 200:
+		g.Token = a.Token
+		return g, nil
+	case 403:
+		for _, e := range a.Events {
+			k.consider(e, CauseDenied)
+		}
+		return g, &Refusal{Code: "run/denied", Err: fmt.Errorf("asking for a token: %s", a.why())}
+	}
+	return g, &Refusal{Code: "run/no-token", Err: fmt.Errorf("asking for a token: %s", a.why())}
+}
+
+// newID names an execution or a request.
+func newID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}
+
+// renew keeps the token fresh until ctx ends: at a third of its life, and after
+// a failure with growing, scattered pauses. A failure changes nothing else; the
+// deadline does.
+func (k *keeper) renew(ctx context.Context, life time.Duration) {
+	pause := third(life)
+	for sleep(ctx, pause) {
+		next, err := k.again(ctx, life)
+		if err != nil {
+			if !k.failing.Swap(true) {
+				k.warn("renewing: %v", err)
+			}
+			pause = retry(pause, life)
+			continue
+		}
+		if k.failing.Swap(false) {
+			k.warn("renewing: works again")
+		}
+		life = next
+		pause = third(life)
+		runtime.GC() // now, when the deadline is farthest away; see tune
+	}
+}
+
+// again renews once and returns the life of the new token.
+func (k *keeper) again(ctx context.Context, life time.Duration) (time.Duration, error) {
+	ctx, cancel := context.WithTimeout(ctx, min(life, 30*time.Second))
+	defer cancel()
+	g, err := k.ask(ctx)
+	if err != nil {
+		return 0, err
+	}
+	deadline, err := k.admission.admit(g, time.Now())
+	if err != nil {
+		return 0, err
+	}
+	return deadline.Sub(g.T0), k.extend(deadline)
+}
+
+// third is a third of the life, +-10 %, so that keepers started together do not
+// ask together.
+func third(life time.Duration) time.Duration {
+	return time.Duration(float64(life) / 3 * (0.9 + 0.2*mathrand.Float64()))
+}
+
+// retry is the pause after a failure: anything from a sixtieth of the life to
+// three times the last pause, at most a sixth of the life (decorrelated jitter).
+func retry(last, life time.Duration) time.Duration {
+	least, most := life/60, life/6
+	return min(most, least+time.Duration(mathrand.Int64N(int64(max(3*last-least, 1)))))
+}
+
+// sleep pauses unless ctx ends first. It paces only: no legitimacy hangs on it.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// listen follows the agent's pushes until ctx ends. Losing them is no reason to
+// stop: the deadline comes anyway. It calls ready when it has begun to listen or
+// could not, each time.
+func (k *keeper) listen(ctx context.Context, ready func()) {
+	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
+		_ = k.agent.watch(ctx, func() {
+			pause = 100 * time.Millisecond
+			ready()
+		}, func(event string) { k.consider(event, CauseRevoked) })
+		ready()
+		if !sleep(ctx, pause) {
+			return
+		}
+	}
+}
+
+// consider stops the work if an event says so and proves it.
+func (k *keeper) consider(event, cause string) {
+	over, err := k.admission.ends(event, time.Now())
+	if err != nil {
+		k.warn("ignoring an event: %v", err)
+	}
+	if over {
+		k.revoke(cause)
+	}
+}
