@@ -43,6 +43,7 @@ func (a answer) receipts() ([]Receipt, error) {
 // batch is what one transaction commits, and for whom.
 type batch struct {
 	Batch
+	next  *head // what it makes of the head
 	at    int64
 	tree  *hashes
 	state *rows
@@ -121,7 +122,7 @@ func (l *Log) commit(ctx context.Context, tip **head) *batch {
 		}
 		return nil
 	}
-	*tip = &head{b.tree.edge, b.Head.Root, b.Head.At, b.Head.Note}
+	*tip = b.next
 	return b
 }
 
@@ -139,22 +140,28 @@ func (l *Log) release(b *batch, more <-chan *batch) {
 	for len(more) > 0 {
 		done = append(done, <-more)
 	}
-	last := done[len(done)-1]
-	err := l.guard.write(last.Head.Note)
-	if err != nil {
-		err = l.freeze(fmt.Errorf("guarding size %d: %w", last.Head.Size, err))
-	} else {
-		l.publish(&head{last.tree.edge, last.Head.Root, last.Head.At, last.Head.Note})
-	}
+	err := l.show(done[len(done)-1].next)
 	for _, b := range done {
 		for _, p := range b.parts {
 			if err != nil {
-				p.answer <- answer{err: fmt.Errorf("%w: %w", ErrUnknown, err)}
+				p.answer <- answer{err: fmt.Errorf("committed, but not guarded: %w: %w", ErrUnknown, err)}
 			} else {
 				p.answer <- answer{first: p.first, entries: p.entries, tree: b.tree, note: b.Head.Note}
 			}
 		}
 	}
+}
+
+// show makes h, which is committed, the head that readers see.
+func (l *Log) show(h *head) error {
+	if h == l.current() { // state alone has changed
+		return nil
+	}
+	if err := l.guard.write(h); err != nil {
+		return l.freeze(err)
+	}
+	l.publish(h)
+	return nil
 }
 
 // prepare reads the rows, builds the drafts, hashes and signs. Drafts whose
@@ -194,7 +201,7 @@ func (l *Log) seal(b *batch, tip *head) error {
 		return cmp.Or(cmp.Compare(a.Level, b.Level), cmp.Compare(a.Index, b.Index))
 	})
 	b.Puts = b.state.changed()
-	b.Head = Head{tip.edge.size, tip.root, tip.at, tip.note}
+	b.Head, b.next = Head{tip.edge.size, tip.root, tip.at, tip.note}, tip
 	if len(b.Records) == 0 {
 		return nil
 	}
@@ -207,6 +214,7 @@ func (l *Log) seal(b *batch, tip *head) error {
 		return err
 	}
 	b.Head = Head{b.tree.edge.size, root, b.at, note}
+	b.next = &head{b.tree.edge, root, b.at, note}
 	return nil
 }
 
@@ -300,6 +308,8 @@ func (r *rows) changed() []Put {
 	for k, v := range r.puts {
 		out = append(out, Put{k, v})
 	}
-	slices.SortFunc(out, func(a, b Put) int { return cmp.Or(cmp.Compare(a.Key.Kind, b.Key.Kind), cmp.Compare(a.Key.ID, b.Key.ID)) })
+	slices.SortFunc(out, func(a, b Put) int {
+		return cmp.Or(cmp.Compare(a.Key.Kind, b.Key.Kind), cmp.Compare(a.Key.ID, b.Key.ID))
+	})
 	return out
 }

@@ -30,9 +30,9 @@ var (
 	// request id; its Build sees under the lock whether the first one won.
 	ErrUnknown = errors.New("outcome unknown")
 
-	// ErrClock: the wall clock is behind the log. Nothing is appended until it
-	// is put right.
-	ErrClock = errors.New("clock is behind the log")
+	// ErrClock: the wall clock is behind the log, or was stepped. Nothing is
+	// appended until it is put right.
+	ErrClock = errors.New("clock is wrong")
 
 	// ErrRolledBack: the store holds less than, or another history than, what
 	// this verifier has signed. Nothing is appended until a person has acted.

@@ -125,13 +125,13 @@ func (l *Log) catchUp(ctx context.Context, tip *head, found Head) (*head, error)
 		return tip, nil
 	}
 	if found.Size <= tip.edge.size {
-		return tip, l.freeze(fmt.Errorf("%w: the store is at size %d, this verifier has committed %d; restore the newer store and restart",
-			ErrRolledBack, found.Size, tip.edge.size))
+		return tip, l.freeze(fmt.Errorf("%w: this verifier has committed size %d with root %s, the store is at size %d with root %s; restore the right store and restart",
+			ErrRolledBack, tip.edge.size, tip.root, found.Size, found.Root))
 	}
 	if _, err := l.openNote(found); err != nil {
 		return tip, l.freeze(err)
 	}
-	e, full := tip.edge, map[tileID]tile{}
+	e, full := tip.edge.clone(), map[tileID]tile{}
 	for from := e.size; from < found.Size; {
 		page, err := allRecords(ctx, l.store, from, min(from+4*tileWidth, found.Size))
 		if err != nil {

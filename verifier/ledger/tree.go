@@ -96,10 +96,22 @@ func (e *edge) id(level int) tileID {
 	return tileID{level, e.size >> (tileHeight * (level + 1))}
 }
 
+// clone returns a copy that may be appended to whatever becomes of e.
+func (e *edge) clone() edge {
+	c := edge{size: e.size}
+	for l := range e.tiles {
+		c.tiles[l] = newTile()
+		for k, row := range e.tiles[l].rows {
+			c.tiles[l].rows[k] = append(c.tiles[l].rows[k], row...)
+		}
+	}
+	return c
+}
+
 // append adds a leaf. Tiles that it fills go to full.
 //
-// Appending to two copies of one edge is a mistake unless the first is given
-// up: they share memory.
+// Of two copies of one edge only one may be appended to, unless the other is a
+// clone or what was appended to it is given up: they share memory.
 func (e *edge) append(leaf Hash, full map[tileID]tile) {
 	h := leaf
 	for l := range e.tiles {
