@@ -15,13 +15,9 @@ var migrations embed.FS
 
 // migrate brings the schema up to date. Migrations go forward only.
 func migrate(ctx context.Context, db *sql.DB) error {
-	dir, err := fs.Sub(migrations, "migrations")
+	p, err := provider(db)
 	if err != nil {
-		return fmt.Errorf("reading migrations: %w", err)
-	}
-	p, err := goose.NewProvider(goose.DialectSQLite3, db, dir, goose.WithDisableGlobalRegistry(true))
-	if err != nil {
-		return fmt.Errorf("reading migrations: %w", err)
+		return err
 	}
 	current, target, err := p.GetVersions(ctx)
 	if err != nil {
@@ -34,4 +30,36 @@ func migrate(ctx context.Context, db *sql.DB) error {
 		return fmt.Errorf("migrating schema from version %d to %d: %w", current, target, err)
 	}
 	return nil
+}
+
+// checkVersion refuses a schema that is not this program's, without changing
+// it: goose would make its table first.
+func checkVersion(ctx context.Context, db *sql.DB) error {
+	p, err := provider(db)
+	if err != nil {
+		return err
+	}
+	sources := p.ListSources()
+	want := sources[len(sources)-1].Version
+	var got int64
+	err = db.QueryRowContext(ctx, `SELECT max(version_id) FROM goose_db_version WHERE is_applied`).Scan(&got)
+	if err != nil {
+		return fmt.Errorf("reading schema version: %w", err)
+	}
+	if got != want {
+		return fmt.Errorf("schema has version %d, this program reads %d: start the service once to migrate an older one", got, want)
+	}
+	return nil
+}
+
+func provider(db *sql.DB) (*goose.Provider, error) {
+	dir, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		return nil, fmt.Errorf("reading migrations: %w", err)
+	}
+	p, err := goose.NewProvider(goose.DialectSQLite3, db, dir, goose.WithDisableGlobalRegistry(true))
+	if err != nil {
+		return nil, fmt.Errorf("reading migrations: %w", err)
+	}
+	return p, nil
 }

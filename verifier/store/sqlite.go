@@ -81,6 +81,31 @@ func openSQLite(ctx context.Context, path string) (s *SQLite, err error) {
 	return s, err
 }
 
+// ReadSQLite opens an existing database for reading alone: to check it or to
+// export from it, also while another process writes.
+func ReadSQLite(ctx context.Context, path string) (*SQLite, error) {
+	s, err := readSQLite(ctx, path)
+	if err != nil {
+		return nil, fmt.Errorf("opening database %s for reading: %w", path, err)
+	}
+	return s, nil
+}
+
+func readSQLite(ctx context.Context, path string) (*SQLite, error) {
+	blobs, err := newPacker()
+	if err != nil {
+		return nil, err
+	}
+	readers, err := openReaders(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkVersion(ctx, readers); err != nil {
+		return nil, errors.Join(err, readers.Close())
+	}
+	return &SQLite{readers: readers, blobs: blobs}, nil
+}
+
 // touch makes the file with rights for its owner alone; SQLite gives the files
 // beside it the same.
 func touch(path string) error {
@@ -99,7 +124,7 @@ func dsn(path, query string) string {
 	return (&url.URL{Scheme: "file", Path: path, RawQuery: query}).String()
 }
 
-// setUp sets what the store relies on and reads it back.
+// setUp sets what the store relies on and reads back what it would miss.
 func setUp(ctx context.Context, db *sql.DB) error {
 	for _, p := range []struct{ set, get, want string }{
 		{"busy_timeout = 10000", "busy_timeout", "10000"},

@@ -68,6 +68,9 @@ func (w *writeStmts) close() error {
 
 // Begin implements ledger.Store.
 func (s *SQLite) Begin(ctx context.Context) (ledger.Tx, error) {
+	if s.writer == nil {
+		return nil, errors.New("database is open for reading alone")
+	}
 	select {
 	case s.lock <- struct{}{}:
 	case <-ctx.Done():
