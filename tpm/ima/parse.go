@@ -12,15 +12,17 @@ import (
 // that is cut is no error: see [List.Truncated]. Everything else must be in
 // order, the template hash of each entry that is no violation included;
 // [List.Marshal] gives the same bytes back.
-func Parse(b []byte) (*List, error) {
+func Parse(b []byte) (*List, error) { return parse(b, MaxEntries) }
+
+func parse(b []byte, maxEntries int) (*List, error) {
 	if len(b) == 0 {
 		return nil, errors.New("empty file: expected a measurement list; read the kernel's binary_runtime_measurements")
 	}
 	l := &List{Entries: make([]Entry, 0, min(len(b)/100+1, 16384))}
 	p := parser{sha1: sha1.New()}
 	for off := 0; off < len(b); {
-		if len(l.Entries) >= MaxEntries {
-			return nil, fmt.Errorf("measurement list has more than %d entries", MaxEntries)
+		if len(l.Entries) >= maxEntries {
+			return nil, fmt.Errorf("measurement list has more than %d entries", maxEntries)
 		}
 		l.Entries = append(l.Entries, Entry{Index: len(l.Entries), Offset: int64(off)})
 		e := &l.Entries[len(l.Entries)-1]
@@ -115,8 +117,7 @@ func (p *parser) finish(e *Entry) error {
 	}
 	p.sha1.Reset()
 	e.write(p.sha1)
-	var sum [sha1.Size]byte
-	if got := p.sha1.Sum(sum[:0]); !bytes.Equal(got, e.TemplateHash) {
+	if got := p.sha1.Sum(p.sum[:0]); !bytes.Equal(got, e.TemplateHash) {
 		return fmt.Errorf("template data hashes to %x, the entry says %x: the entry was changed", got, e.TemplateHash)
 	}
 	return nil

@@ -35,8 +35,9 @@ var templates = map[string]string{
 // template thousands of times.
 type parser struct {
 	name   string
-	layout []string
+	layout []string // nil before the first entry
 	sha1   hash.Hash
+	sum    [sha1.Size]byte
 }
 
 // template sets the entry's template and remembers its fields. No hash covers
@@ -45,7 +46,7 @@ type parser struct {
 // kernel's templates have them: a signature, which the owner of a file chooses,
 // must never pass for the digest.
 func (p *parser) template(e *Entry, name []byte) error {
-	if string(name) != p.name {
+	if p.layout == nil || string(name) != p.name {
 		layout, ok := templates[string(name)]
 		if !ok {
 			layout = string(name)
