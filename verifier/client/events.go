@@ -1,0 +1,88 @@
+package client
+
+import (
+	"bufio"
+	"context"
+	"crypto"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// Limits of an event stream.
+const (
+	maxLine = 64 << 10         // bytes: an event is one signed line
+	silence = 20 * time.Second // four heartbeats missed: nobody is there
+)
+
+// errSilent ends a stream that says nothing any more.
+var errSilent = errors.New("nothing was heard for 20s")
+
+// Events calls f with each signed event for a node until the stream ends, which
+// it does when the token expires or is revoked. Connecting again is for the
+// caller.
+func (c *Client) Events(ctx context.Context, base string, key crypto.Signer, node string, f func(event string)) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	alive := time.AfterFunc(silence, func() { cancel(errSilent) })
+	defer alive.Stop()
+	r := call{method: http.MethodGet, path: "/v1/nodes/" + url.PathEscape(node) + "/events", base: base, key: key}
+	resp, err := c.send(ctx, r)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		_, err := c.read(resp, maxAnswer)
+		return err
+	}
+	if media, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type")); err != nil || media != "text/event-stream" {
+		return &Unreachable{Address: c.address, Status: resp.StatusCode, Err: fmt.Errorf("GET %s: expected text/event-stream, found %.80q", r.path, resp.Header.Get("Content-Type"))}
+	}
+	err = readEvents(resp.Body, func() { alive.Reset(silence) }, f)
+	if cause := context.Cause(ctx); cause != nil {
+		err = cause
+	}
+	if err != nil {
+		return &Unreachable{Address: c.address, Status: resp.StatusCode, Err: fmt.Errorf("GET %s: %w", r.path, err)}
+	}
+	return nil
+}
+
+// readEvents parses server-sent events (WHATWG HTML 9.2.6) and hands on the
+// data of those of type revocation. heard is called at every line.
+func readEvents(body io.Reader, heard func(), f func(event string)) error {
+	lines := bufio.NewScanner(body)
+	lines.Buffer(make([]byte, 0, 4096), maxLine)
+	var kind string
+	var data []string
+	size := 0
+	for lines.Scan() {
+		heard()
+		line := lines.Text()
+		if line == "" {
+			if kind == "revocation" && len(data) > 0 {
+				f(strings.Join(data, "\n"))
+			}
+			kind, data, size = "", nil, 0
+			continue
+		}
+		field, value, _ := strings.Cut(line, ":")
+		value = strings.TrimPrefix(value, " ")
+		switch field {
+		case "event":
+			kind = value
+		case "data":
+			if size += len(value) + 1; size > maxLine {
+				return fmt.Errorf("an event has more than %d bytes", maxLine)
+			}
+			data = append(data, value)
+		}
+	}
+	return lines.Err()
+}

@@ -1,0 +1,68 @@
+package client
+
+import (
+	"context"
+	"crypto"
+	"crypto/tls"
+	"fmt"
+	"net/http"
+	"net/url"
+
+	"github.com/writ-attestation/writ/evidence"
+	"github.com/writ-attestation/writ/verifier/bundle"
+	"github.com/writ-attestation/writ/verifier/keys"
+	"github.com/writ-attestation/writ/verifier/protocol"
+)
+
+// mediaEvidence is the type of evidence with the type of its collection
+// (RFC 9999).
+const mediaEvidence = evidence.MediaType + `; cmwc_t="` + evidence.CollectionType + `"`
+
+// Enroll asks to enrol a TPM.
+func (c *Client) Enroll(ctx context.Context, req protocol.EnrollRequest) (*protocol.EnrollChallenge, error) {
+	return exchange[protocol.EnrollChallenge](ctx, c, call{method: http.MethodPost, path: "/v1/enrollments"}, req)
+}
+
+// Activate answers an enrolment's challenge. It is good for one try.
+func (c *Client) Activate(ctx context.Context, id string, a protocol.Activation) (*protocol.Enrolled, error) {
+	return exchange[protocol.Enrolled](ctx, c, call{method: http.MethodPost, path: "/v1/enrollments/" + url.PathEscape(id) + "/activation", once: true}, a)
+}
+
+// Challenge asks for a nonce.
+func (c *Client) Challenge(ctx context.Context, req protocol.ChallengeRequest) (*protocol.Challenge, error) {
+	return exchange[protocol.Challenge](ctx, c, call{method: http.MethodPost, path: "/v1/challenges"}, req)
+}
+
+// Attest sends evidence. A denial is a *protocol.Refusal with its Outcome.
+func (c *Client) Attest(ctx context.Context, evidence []byte) (*protocol.Outcome, error) {
+	return exchange[protocol.Outcome](ctx, c, call{method: http.MethodPost, path: "/v1/attestations", media: mediaEvidence, body: evidence}, nil)
+}
+
+// Token asks for a further token on the strength of a base token and its key.
+func (c *Client) Token(ctx context.Context, base string, key crypto.Signer, req evidence.Request) (*protocol.Grant, error) {
+	return exchange[protocol.Grant](ctx, c, call{method: http.MethodPost, path: "/v1/tokens", media: "application/json", body: req.Marshal(), base: base, key: key}, nil)
+}
+
+// Stopped reports the end of an execution.
+func (c *Client) Stopped(ctx context.Context, base string, key crypto.Signer, stop bundle.Stop) (*protocol.Stopped, error) {
+	return exchange[protocol.Stopped](ctx, c, call{method: http.MethodPost, path: "/v1/stops", base: base, key: key}, stop)
+}
+
+// Domain gets the domain's trust file, on the word of the verifier that answers,
+// and the verifiers' authority in PEM. It is how a node that is provisioned
+// learns whom to believe from then on.
+func (c *Client) Domain(ctx context.Context) (trust *bundle.Trust, ca []byte, err error) {
+	var seen tls.ConnectionState
+	raw, err := c.do(ctx, call{method: http.MethodGet, path: "/v1/domain", seen: &seen})
+	if err != nil {
+		return nil, nil, err
+	}
+	trust, err = bundle.ParseTrust(raw)
+	if leaf := seen.PeerCertificates[0]; err == nil && trust.Domain != leaf.URIs[0].Host {
+		err = fmt.Errorf("it is a verifier of %s and answers for %s", leaf.URIs[0].Host, trust.Domain)
+	}
+	if err != nil {
+		return nil, nil, &Unreachable{Address: c.address, Status: http.StatusOK, Err: fmt.Errorf("GET /v1/domain: %w", err)}
+	}
+	return trust, keys.PinnedCA(&seen), nil
+}
