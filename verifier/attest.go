@@ -1,0 +1,407 @@
+package verifier
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/writ-attestation/writ/evidence"
+	"github.com/writ-attestation/writ/verifier/appraisal"
+	"github.com/writ-attestation/writ/verifier/bundle"
+	"github.com/writ-attestation/writ/verifier/ledger"
+	"github.com/writ-attestation/writ/verifier/protocol"
+	"github.com/writ-attestation/writ/verifier/token"
+)
+
+// decision is what is stored of one decision beside its log entry: enough to
+// make its Input, its verdict and its token again.
+type decision struct {
+	Input   string        `json:"input,omitempty"`   // blob: storedInput
+	Verdict string        `json:"verdict,omitempty"` // blob: the verdict's bytes
+	Claims  *token.Claims `json:"claims,omitempty"`  // nil: denied
+	Base    uint64        `json:"base,omitempty"`    // index of the decision a further token rests on
+}
+
+// storedInput is an appraisal.Input with its bulk by digest.
+type storedInput struct {
+	Evidence  []byte              `json:"evidence"` // the collection without its logs
+	UEFILog   string              `json:"uefi_log,omitempty"`
+	IMALog    []string            `json:"ima_log,omitempty"` // chunks
+	Challenge appraisal.Challenge `json:"challenge"`
+	Enrolment string              `json:"enrolment"` // blob: the Prior without its Boot
+	Boot      *appraisal.Boot     `json:"boot,omitempty"`
+	Set       string              `json:"set,omitempty"` // blob: the reference set's envelope
+	EKRoots   []string            `json:"ek_roots"`      // blobs
+	Rules     int                 `json:"rules"`
+	At        int64               `json:"at"`
+}
+
+// attempts bounds how often changed state makes one request appraise again.
+const attempts = 4
+
+// Attest judges evidence and answers with a token, or refuses: a denial is
+// recorded and answered as a Refusal with its Outcome.
+func (s *Service) Attest(ctx context.Context, body []byte) (*protocol.Outcome, error) {
+	ev, err := evidence.Parse(body)
+	if err != nil {
+		return nil, &protocol.Refusal{Code: protocol.EvidenceMalformed, Detail: err.Error()}
+	}
+	req, err := ev.Request()
+	if err != nil {
+		return nil, &protocol.Refusal{Code: protocol.EvidenceMalformed, Detail: err.Error()}
+	}
+	for range attempts {
+		out, err := s.attest(ctx, ev, req, hexSum(body))
+		if !errors.Is(err, errStale) {
+			return out, err
+		}
+	}
+	return nil, fmt.Errorf("attesting: %w again and again", errStale)
+}
+
+func (s *Service) attest(ctx context.Context, ev *evidence.Evidence, req evidence.Request, digest string) (*protocol.Outcome, error) {
+	n, err := s.Node(ctx, ev.Quote.Node)
+	if err != nil {
+		return nil, err
+	}
+	if r, ok := n.recent(req.ID); ok {
+		if r.Digest != digest {
+			return nil, protocol.Refuse(protocol.RequestReused, "request id %s was used with other evidence", req.ID)
+		}
+		return s.repeat(ctx, n, r)
+	}
+	issued, err := s.checkChallenge(n, ev.Quote.Nonce, s.cfg.Now())
+	if err != nil {
+		return nil, err
+	}
+	a, err := s.appraise(ctx, n, ev, issued)
+	if err != nil {
+		return nil, err
+	}
+	if a.verdict.Granted() {
+		if err := s.permitted(req); err != nil {
+			return nil, err
+		}
+	}
+	return s.record(ctx, a, req, digest)
+}
+
+// appraised is a verdict and what it rests on, before it is recorded.
+type appraised struct {
+	node    *Node
+	domain  domainState
+	in      *appraisal.Input
+	sent    *evidence.Evidence
+	verdict appraisal.Verdict
+	jkt     string
+}
+
+// appraise makes the Input and judges it. Evidence that is not authentic is
+// refused without a word on what was expected, and moves nothing (security
+// rule 1).
+func (s *Service) appraise(ctx context.Context, n *Node, ev *evidence.Evidence, issued int64) (*appraised, error) {
+	in := &appraisal.Input{Rules: appraisal.Rules, Evidence: ev, At: issued, Prior: n.prior(),
+		Challenge: appraisal.Challenge{Domain: s.cfg.Domain, Node: n.ID, Nonce: ev.Quote.Nonce, Issued: issued, Purpose: evidence.Attestation, Binding: appraisal.BoundWrit}}
+	auth, _ := appraisal.Authenticate(in)
+	if auth == nil {
+		s.forgery(ctx)
+		return nil, protocol.Refuse(protocol.EvidenceUnverified, "the evidence is not signed by this node's enrolled key for this challenge")
+	}
+	if n.Status != Active {
+		return nil, protocol.Refuse(protocol.NodeNotActive, "node %s is %s; an operator must make it active", n.ID, n.Status)
+	}
+	jkt, err := token.ThumbprintJWK(ev.Item(evidence.BindKey).Content)
+	if err != nil {
+		return nil, &protocol.Refusal{Code: protocol.EvidenceMalformed, Detail: "reading bind-key: " + err.Error()}
+	}
+	full, err := s.complete(ctx, n, ev)
+	if err != nil {
+		return nil, err
+	}
+	d, err := s.domainState(ctx)
+	if err != nil {
+		return nil, err
+	}
+	in.Evidence = full
+	in.References = appraisal.References{EKRoots: s.roots}
+	if in.References.Set, err = s.activeSet(ctx, n.Class); err != nil {
+		return nil, err
+	}
+	return &appraised{node: n, domain: d, in: in, sent: ev, verdict: auth.Appraise(), jkt: jkt}, nil
+}
+
+// prior is what an appraisal of the node starts from.
+func (n *Node) prior() appraisal.Prior {
+	p := appraisal.Prior{AK: n.AK, Generation: n.Generation, Class: n.Class, Boot: n.Boot}
+	for i, ek := range n.EKs {
+		if i == 0 {
+			p.EK = ek.Public
+		}
+		if len(ek.Certificate) > 0 {
+			p.EKCertificates = append(p.EKCertificates, ek.Certificate)
+		}
+		p.EKChain = append(p.EKChain, ek.Chain...)
+	}
+	return p
+}
+
+// permitted checks what the node asks for against the domain's policy. Refusing
+// it is not a verdict on the node.
+func (s *Service) permitted(req evidence.Request) error {
+	if req.Audience != s.EnclaveAudience() && !slices.Contains(s.cfg.Audiences, req.Audience) {
+		return protocol.Refuse(protocol.RequestRefused, "audience %.100q is not one nodes may ask for; add it to audiences", req.Audience)
+	}
+	if req.Level < s.cfg.MinLevel {
+		return protocol.Refuse(protocol.RequestRefused, "enforcement level %s is below %s, the lowest this domain accepts", req.Level, s.cfg.MinLevel)
+	}
+	return nil
+}
+
+// record commits the verdict with everything it changes and signs the token
+// after the commit.
+func (s *Service) record(ctx context.Context, a *appraised, req evidence.Request, digest string) (*protocol.Outcome, error) {
+	input, blobs, err := s.store(a)
+	if err != nil {
+		return nil, err
+	}
+	verdict := a.verdict.Marshal()
+	blobs = append(blobs, input, verdict)
+	var claims *token.Claims
+	var node Node
+	keys := []ledger.Key{nodeKey(a.node.ID), stateKey, referenceKey(a.node.Class)}
+	receipts, err := s.log.Append(ctx, ledger.Draft{Keys: keys, Build: func(slot ledger.Slot) (ledger.Change, error) {
+		var err error
+		if node, err = s.unchanged(slot, a); err != nil {
+			return ledger.Change{}, err
+		}
+		claims = nil
+		entry, err := s.decide(slot, a, &node, &claims, req, hexSum(verdict))
+		if err != nil {
+			return ledger.Change{}, err
+		}
+		node.remember(Request{ID: req.ID, Digest: digest, Index: slot.Index})
+		return ledger.Change{Entries: []ledger.Entry{entry}, Blobs: blobs, Puts: []ledger.Put{
+			put(kindNode, node.ID, node),
+			{Key: decisionKey(node.ID, slot.Index), Value: encode(decision{Input: hexSum(input), Verdict: hexSum(verdict), Claims: claims})},
+		}}, nil
+	}})
+	if err != nil {
+		return nil, err
+	}
+	return s.answer(&node, claims, verdict, receipts[0].Proof)
+}
+
+// unchanged is the look under the head lock at everything the verdict rested on
+// (security rule 13). It returns the node as it stands.
+func (s *Service) unchanged(slot ledger.Slot, a *appraised) (Node, error) {
+	n, ok, err := slotRow[Node](slot, nodeKey(a.node.ID))
+	if err != nil {
+		return n, err
+	}
+	if !ok || n.Counter != a.node.Counter || n.Status != a.node.Status || n.Class != a.node.Class || !bytes.Equal(n.AK, a.node.AK) {
+		return n, errStale
+	}
+	d, _, err := slotRow[domainState](slot, stateKey)
+	if err != nil {
+		return n, err
+	}
+	if d != a.domain {
+		return n, errStale
+	}
+	if d.Frozen {
+		return n, protocol.Refuse(protocol.DomainFrozen, "the domain is frozen: no token is issued until operators lift it")
+	}
+	ref, _, err := slotRow[activeReference](slot, referenceKey(a.node.Class))
+	if err != nil {
+		return n, err
+	}
+	if ref.Digest != a.verdict.Inputs.References {
+		return n, errStale
+	}
+	return n, nil
+}
+
+// decide changes the node by the verdict and returns the entry that says so.
+func (s *Service) decide(slot ledger.Slot, a *appraised, n *Node, claims **token.Claims, req evidence.Request, verdict string) (ledger.Entry, error) {
+	v := &a.verdict
+	data := bundle.Decision{Decision: v.Decision, Tier: v.Tier, At: v.At, Verdict: verdict, Evidence: v.Inputs.Evidence, References: v.Inputs.References, From: n.Effective(slot.At)}
+	n.Counter++
+	n.Last = &Summary{Index: slot.Index, At: slot.At.Unix(), Decision: v.Decision, Tier: v.Tier, Findings: v.Findings[:min(len(v.Findings), 8)]}
+	kind := bundle.Decided
+	if data.From == FailClosed && n.State != FailClosed { // lapsed since: the stored word follows
+		n.State = FailClosed
+	}
+	if v.Granted() {
+		kind = bundle.Issued
+		if data.From == Synchronized || data.From == Elevated {
+			kind = bundle.Renewed
+		}
+		if err := n.move(Verified, Synchronized); err != nil {
+			return ledger.Entry{}, err
+		}
+		c, err := s.claims(slot, a, n, req, verdict)
+		if err != nil {
+			return ledger.Entry{}, err
+		}
+		*claims, data.Token = c, recordToken(c, req.Parent, 0)
+		n.Boot, n.JKT, n.Deadline, n.Base = v.Next(), a.jkt, c.Expires, slot.Index
+		a.chunks(n)
+	} else {
+		if err := n.move(FailClosed); err != nil {
+			return ledger.Entry{}, err
+		}
+		n.Ended = n.Seq
+		if !cloned(v) {
+			n.Boot = v.Next()
+			a.chunks(n)
+		}
+	}
+	data.To, data.Seq = n.State, n.Seq
+	return s.entry(kind, n.ID, "verifier/"+s.cfg.Name, data), nil
+}
+
+// cloned reports that the counters themselves are in doubt: then nothing of
+// this quote may become the state later ones are held against.
+func cloned(v *appraisal.Verdict) bool {
+	return slices.ContainsFunc(v.Findings, func(f appraisal.Finding) bool { return f.Code == "counters/clone" })
+}
+
+// chunks keeps the node's list of blobs in step with its proven IMA prefix.
+func (a *appraised) chunks(n *Node) {
+	before := uint64(0)
+	switch {
+	case n.Boot == nil || n.Boot.IMA == nil:
+		n.IMAChunks = nil
+		return
+	case a.resumes():
+		before = a.node.Boot.IMA.Offset
+	default:
+		n.IMAChunks = nil
+	}
+	if full := a.in.Evidence.Item(evidence.IMALog).Content; n.Boot.IMA.Offset > before {
+		n.IMAChunks = append(slices.Clone(n.IMAChunks), hexSum(full[before:n.Boot.IMA.Offset]))
+	}
+}
+
+// resumes reports that the stored prefix is still a prefix: same boot.
+func (a *appraised) resumes() bool {
+	p, b := a.node.Boot, a.verdict.Boot
+	return p != nil && p.IMA != nil && b != nil && b.IMA != nil && p.ResetCount == b.ResetCount && p.RestartCount == b.RestartCount && b.IMA.Offset >= p.IMA.Offset
+}
+
+// store returns the input to keep and the blobs it names.
+func (s *Service) store(a *appraised) (input []byte, blobs [][]byte, err error) {
+	bare := evidence.New(a.sent.Quote)
+	for _, l := range []string{evidence.BindKey, evidence.EKCert, evidence.KeyCert, evidence.OSLog, evidence.Ask} {
+		bare.Set(l, a.sent.Item(l))
+	}
+	in := storedInput{Challenge: a.in.Challenge, Boot: a.in.Prior.Boot, Rules: a.in.Rules, At: a.in.At}
+	if in.Evidence, err = bare.Marshal(); err != nil {
+		return nil, nil, err
+	}
+	enrolment := a.in.Prior
+	enrolment.Boot = nil
+	blobs = append(blobs, encode(enrolment))
+	in.Enrolment = hexSum(blobs[0])
+	if log := a.in.Evidence.Item(evidence.UEFILog).Content; log != nil {
+		in.UEFILog = hexSum(log)
+		if a.sent.Item(evidence.UEFILog).Digest == nil {
+			blobs = append(blobs, log)
+		}
+	}
+	if list := a.in.Evidence.Item(evidence.IMALog).Content; list != nil {
+		var n uint64
+		if a.resumes() {
+			in.IMALog, n = slices.Clone(a.node.IMAChunks), a.node.Boot.IMA.Offset
+		}
+		// Proven and unproven bytes are separate blobs, so that the proven one is shared with later decisions.
+		if b := a.verdict.Boot; b != nil && b.IMA != nil && b.IMA.Offset > n {
+			in.IMALog, blobs = append(in.IMALog, hexSum(list[n:b.IMA.Offset])), append(blobs, list[n:b.IMA.Offset])
+			n = b.IMA.Offset
+		}
+		if n < uint64(len(list)) {
+			in.IMALog, blobs = append(in.IMALog, hexSum(list[n:])), append(blobs, list[n:])
+		}
+	}
+	if set := a.in.References.Set; set != nil {
+		in.Set = hexSum(set.Envelope)
+	}
+	for _, r := range s.roots {
+		in.EKRoots = append(in.EKRoots, hexSum(r))
+	}
+	return encode(in), blobs, nil
+}
+
+// answer signs what was committed.
+func (s *Service) answer(n *Node, claims *token.Claims, verdict []byte, receipt string) (*protocol.Outcome, error) {
+	next, err := s.challenge(n, s.cfg.Now())
+	if err != nil {
+		return nil, err
+	}
+	out := &protocol.Outcome{Verdict: verdict, Receipt: receipt, Challenge: next}
+	if claims == nil {
+		event, err := s.signEvent(n, "denied", "the node's evidence was denied")
+		if err != nil {
+			return nil, err
+		}
+		out.Events = []string{event}
+		s.hub.publish(n.ID, event)
+		return nil, &protocol.Refusal{Code: protocol.PolicyDenied, Detail: "the evidence is authentic and was denied; the verdict says why", Denied: out}
+	}
+	if out.Token, err = token.Issue(*claims, s.cfg.TokenKey, s.cfg.Rand); err != nil {
+		return nil, fmt.Errorf("signing the token of entry %d: %w", claims.Writ.Log.Index, err)
+	}
+	return out, nil
+}
+
+// repeat answers a request that was answered before: the same claims while they
+// live, never another decision (security rule 9).
+func (s *Service) repeat(ctx context.Context, n *Node, r Request) (*protocol.Outcome, error) {
+	d, ok, err := row[decision](ctx, s, decisionKey(n.ID, r.Index))
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		return nil, protocol.Refuse(protocol.NotFound, "the decision of request %s is no longer held", r.ID)
+	}
+	if d.Claims != nil && s.cfg.Now().Unix() >= d.Claims.Expires {
+		return nil, protocol.Refuse(protocol.NonceExpired, "request %s was answered and its token has expired; attest anew", r.ID)
+	}
+	if d.Claims != nil && d.Claims.Writ.Seq <= n.Ended {
+		return nil, protocol.Refuse(protocol.TokenRevoked, "the token of request %s was revoked", r.ID)
+	}
+	var verdict []byte
+	if d.Verdict != "" {
+		if verdict, err = s.blob(ctx, d.Verdict); err != nil {
+			return nil, err
+		}
+	}
+	receipt, err := s.log.Prove(ctx, r.Index)
+	if err != nil {
+		return nil, err
+	}
+	return s.answer(n, d.Claims, verdict, receipt)
+}
+
+// forgery counts evidence that is not authentic. One entry a minute says how
+// much of it there was; nothing else of it leaves a trace.
+func (s *Service) forgery(ctx context.Context) {
+	now := s.cfg.Now().Unix()
+	s.forged.Add(1)
+	since := s.forgedSince.Load()
+	if since == 0 && s.forgedSince.CompareAndSwap(0, now) {
+		return
+	}
+	if now-since < 60 || !s.forgedSince.CompareAndSwap(since, now) {
+		return
+	}
+	count := s.forged.Swap(0)
+	_, err := s.log.Append(context.WithoutCancel(ctx), ledger.Draft{Build: func(ledger.Slot) (ledger.Change, error) {
+		return ledger.Change{Entries: []ledger.Entry{s.entry(bundle.ForgeriesRejected, "domain", "verifier/"+s.cfg.Name, bundle.Rejected{Count: count, From: since, To: now})}}, nil
+	}})
+	if err != nil {
+		s.cfg.Slog.ErrorContext(ctx, "recording rejected evidence", "error", err)
+	}
+}

@@ -1,0 +1,289 @@
+package verifier
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"crypto/x509"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/writ-attestation/writ/tpm"
+	"github.com/writ-attestation/writ/verifier/bundle"
+	"github.com/writ-attestation/writ/verifier/keys"
+	"github.com/writ-attestation/writ/verifier/ledger"
+	"github.com/writ-attestation/writ/verifier/protocol"
+)
+
+// Limits of provisioning.
+const (
+	activationTime = 60 * time.Second
+	joinTokenLife  = 24 * time.Hour
+	maxEKs         = 8
+)
+
+// joinToken is a stored join token: only its hash.
+type joinToken struct {
+	ID      string `json:"id"`
+	Hash    string `json:"hash"`
+	Class   string `json:"class"`
+	EK      string `json:"ek,omitempty"` // hexadecimal SHA-256 of the one TPMT_PUBLIC it is for
+	Expires int64  `json:"expires"`
+	UsedBy  string `json:"used_by,omitempty"` // node id
+	Revoked bool   `json:"revoked,omitempty"`
+}
+
+// enrollment is the stored half of an activation: one try, a minute.
+type enrollment struct {
+	Request protocol.EnrollRequest `json:"request"` // without the join token's secret
+	Join    string                 `json:"join"`    // id
+	Secret  string                 `json:"secret"`  // hexadecimal SHA-256 over the secrets in order
+	Known   bool                   `json:"known"`   // every EK certificate chains to a configured root
+	Expires int64                  `json:"expires"`
+}
+
+// Enroll checks the join token, then the keys, and answers with credentials
+// that only the right TPM can activate. Nothing is spent before it has.
+func (s *Service) Enroll(ctx context.Context, req protocol.EnrollRequest) (*protocol.EnrollChallenge, error) {
+	now := s.cfg.Now()
+	join, err := s.checkJoin(ctx, req.JoinToken, now)
+	if err != nil {
+		return nil, err
+	}
+	ak, known, err := s.checkKeys(&req, now)
+	if err != nil {
+		return nil, err
+	}
+	out := &protocol.EnrollChallenge{Expires: now.Add(activationTime).UTC()}
+	all := sha256.New()
+	for i, ek := range req.EKs {
+		secret := make([]byte, 32)
+		if _, err := io.ReadFull(s.cfg.Rand, secret); err != nil {
+			return nil, fmt.Errorf("drawing a credential: %w", err)
+		}
+		pub, err := tpm.ParsePublic(ek.Public)
+		if err != nil {
+			return nil, protocol.Refuse(protocol.EnrollmentRefused, "EK %d: %v", i, err)
+		}
+		blob, enc, err := tpm.MakeCredential(s.cfg.Rand, pub, ak.Name(), secret)
+		if err != nil {
+			return nil, protocol.Refuse(protocol.EnrollmentRefused, "EK %d: %v", i, err)
+		}
+		out.Credentials = append(out.Credentials, protocol.Credential{Blob: blob, Secret: enc})
+		all.Write(secret)
+	}
+	id := make([]byte, 16)
+	if _, err := io.ReadFull(s.cfg.Rand, id); err != nil {
+		return nil, fmt.Errorf("drawing an enrolment id: %w", err)
+	}
+	out.ID = hex.EncodeToString(id)
+	req.JoinToken = ""
+	e := enrollment{Request: req, Join: join.ID, Secret: hex.EncodeToString(all.Sum(nil)), Known: known, Expires: out.Expires.Unix()}
+	_, err = s.log.Append(ctx, ledger.Draft{Build: func(ledger.Slot) (ledger.Change, error) {
+		return ledger.Change{Puts: []ledger.Put{put(kindEnrollment, out.ID, e)}}, nil
+	}})
+	return out, err
+}
+
+// checkJoin comes before any work on keys, so that strangers cost nothing.
+func (s *Service) checkJoin(ctx context.Context, text string, now time.Time) (*joinToken, error) {
+	t, err := keys.ParseJoinToken(text)
+	if err != nil {
+		return nil, &protocol.Refusal{Code: protocol.JoinTokenRefused, Detail: err.Error()}
+	}
+	j, ok, err := row[joinToken](ctx, s, ledger.Key{Kind: kindJoin, ID: t.ID})
+	if err != nil {
+		return nil, err
+	}
+	sum := t.Hash()
+	if !ok || subtle.ConstantTimeCompare([]byte(j.Hash), []byte(hex.EncodeToString(sum[:]))) != 1 {
+		return nil, protocol.Refuse(protocol.JoinTokenRefused, "the join token is not one of this domain")
+	}
+	if err := j.usable(now); err != nil {
+		return nil, err
+	}
+	return &j, nil
+}
+
+func (j *joinToken) usable(now time.Time) error {
+	switch {
+	case j.Revoked:
+		return protocol.Refuse(protocol.JoinTokenRefused, "join token %s was revoked; ask for a new one", j.ID)
+	case j.UsedBy != "":
+		return protocol.Refuse(protocol.JoinTokenRefused, "join token %s was used by node %s; each is good once", j.ID, j.UsedBy)
+	case now.Unix() >= j.Expires:
+		return protocol.Refuse(protocol.JoinTokenRefused, "join token %s expired at %s; ask for a new one", j.ID, time.Unix(j.Expires, 0).UTC().Format(time.RFC3339))
+	}
+	return nil
+}
+
+// checkKeys holds the AK against our template and every EK against its
+// certificate; known says whether the makers of all of them are configured.
+func (s *Service) checkKeys(req *protocol.EnrollRequest, now time.Time) (ak *tpm.Public, known bool, err error) {
+	ak, err = tpm.ParsePublic(req.AK)
+	if err == nil {
+		err = tpm.CheckAK(ak, s.cfg.Domain, req.Generation)
+	}
+	if err != nil {
+		return nil, false, protocol.Refuse(protocol.EnrollmentRefused, "the attestation key: %v", err)
+	}
+	if len(req.EKs) == 0 || len(req.EKs) > maxEKs {
+		return nil, false, protocol.Refuse(protocol.EnrollmentRefused, "expected 1 to %d endorsement keys, found %d", maxEKs, len(req.EKs))
+	}
+	known = true
+	seen := map[string]bool{}
+	for i, ek := range req.EKs {
+		pub, err := tpm.ParsePublic(ek.Public)
+		if err != nil {
+			return nil, false, protocol.Refuse(protocol.EnrollmentRefused, "EK %d: %v", i, err)
+		}
+		cert, err := x509.ParseCertificate(ek.Certificate)
+		if err != nil {
+			return nil, false, protocol.Refuse(protocol.EnrollmentRefused, "EK %d: reading its certificate: %v", i, err)
+		}
+		if err := tpm.CheckEK(pub, cert); err != nil {
+			return nil, false, protocol.Refuse(protocol.EnrollmentRefused, "EK %d: %v", i, err)
+		}
+		if seen[ekID(ek)] {
+			return nil, false, protocol.Refuse(protocol.EnrollmentRefused, "EK %d is presented twice", i)
+		}
+		seen[ekID(ek)] = true
+		if _, err := tpm.CheckEKCertificate(ek.Certificate, parseCerts(s.roots), parseCerts(ek.Chain), now); err != nil {
+			known = false // the node can still be approved by hand
+		}
+	}
+	return ak, known, nil
+}
+
+// ekID identifies an endorsement key by the key its certificate certifies
+// (hexadecimal SHA-256 of the SubjectPublicKeyInfo): a public area around the
+// same key can be written in several ways, and none of them is another TPM.
+func ekID(ek protocol.EK) string {
+	cert, err := x509.ParseCertificate(ek.Certificate)
+	if err != nil {
+		return hexSum(ek.Certificate) // never stored: checkKeys has refused it
+	}
+	return hexSum(cert.RawSubjectPublicKeyInfo)
+}
+
+func parseCerts(der [][]byte) []*x509.Certificate {
+	var out []*x509.Certificate
+	for _, d := range der {
+		if c, err := x509.ParseCertificate(d); err == nil {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// Activate ends an enrolment: the secrets prove that AK and EKs live in one
+// TPM. Spending the token and enrolling the node are one transaction, and a
+// wrong answer spends the try.
+func (s *Service) Activate(ctx context.Context, id string, secrets [][]byte) (*protocol.Enrolled, error) {
+	key := ledger.Key{Kind: kindEnrollment, ID: id}
+	e, ok, err := row[enrollment](ctx, s, key)
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		return nil, protocol.Refuse(protocol.EnrollmentRefused, "no enrolment waits under this id: each can be tried once, within %s", activationTime)
+	}
+	all := sha256.New()
+	for _, sec := range secrets {
+		all.Write(sec)
+	}
+	right := subtle.ConstantTimeCompare([]byte(e.Secret), []byte(hex.EncodeToString(all.Sum(nil)))) == 1 && len(secrets) == len(e.Request.EKs)
+	if !right || s.cfg.Now().Unix() >= e.Expires {
+		_, err := s.log.Append(ctx, ledger.Draft{Build: func(ledger.Slot) (ledger.Change, error) {
+			return ledger.Change{Puts: []ledger.Put{{Key: key}}}, nil
+		}})
+		if err != nil {
+			return nil, err
+		}
+		return nil, protocol.Refuse(protocol.EnrollmentRefused, "the TPM did not open the credentials in time: AK and EK are not of one TPM, or the answer is late")
+	}
+	return s.enrol(ctx, key, &e)
+}
+
+func (s *Service) enrol(ctx context.Context, key ledger.Key, e *enrollment) (*protocol.Enrolled, error) {
+	first, err := tpm.ParsePublic(e.Request.EKs[0].Public)
+	if err != nil {
+		return nil, fmt.Errorf("reading the stored EK: %w", err)
+	}
+	id := tpm.NodeID(first)
+	joinKey := ledger.Key{Kind: kindJoin, ID: e.Join}
+	lock := []ledger.Key{key, joinKey, nodeKey(id)}
+	for _, ek := range e.Request.EKs {
+		lock = append(lock, ledger.Key{Kind: kindEK, ID: ekID(ek)})
+	}
+	var n Node
+	receipts, err := s.log.Append(ctx, ledger.Draft{Keys: lock, Build: func(slot ledger.Slot) (ledger.Change, error) {
+		if _, ok := slot.Row(key); !ok {
+			return ledger.Change{}, protocol.Refuse(protocol.EnrollmentRefused, "this enrolment was tried already")
+		}
+		join, _, err := slotRow[joinToken](slot, joinKey)
+		if err != nil {
+			return ledger.Change{}, err
+		}
+		if err := join.usable(slot.At); err != nil {
+			return ledger.Change{}, err
+		}
+		if n, err = s.admit(slot, id, e, &join); err != nil {
+			return ledger.Change{}, err
+		}
+		join.UsedBy = id
+		change := ledger.Change{Puts: []ledger.Put{{Key: key}, put(kindJoin, join.ID, join), put(kindNode, id, n)}}
+		data := bundle.Enrolled{AK: hexSum(n.AK), Generation: n.Generation, Class: n.Class, Status: n.Status}
+		for _, ek := range n.EKs {
+			change.Puts = append(change.Puts, put(kindEK, ekID(ek), id))
+			data.EK = append(data.EK, bundle.Subject(s.cfg.Domain, ekID(ek)))
+		}
+		change.Entries = []ledger.Entry{s.entry(bundle.NodeEnrolled, id, "join-token/"+join.ID, data)}
+		return change, nil
+	}})
+	if err != nil {
+		return nil, err
+	}
+	return &protocol.Enrolled{Node: id, Status: n.Status, Class: n.Class, Subject: s.NodeSubject(id), Receipt: receipts[0].Proof}, nil
+}
+
+// admit makes the node's row, or takes the existing one of the same TPM. A
+// second TPM never takes an existing name, and evidence never ends a
+// revocation.
+func (s *Service) admit(slot ledger.Slot, id string, e *enrollment, join *joinToken) (Node, error) {
+	n, exists, err := slotRow[Node](slot, nodeKey(id))
+	if err != nil {
+		return n, err
+	}
+	if exists && (n.Status == Revoked || n.Status == Retired) {
+		return n, protocol.Refuse(protocol.EnrollmentRefused, "node %s is %s, which is final", id, n.Status)
+	}
+	if exists && !bytes.Equal(n.EKs[0].Public, e.Request.EKs[0].Public) {
+		return n, protocol.Refuse(protocol.EnrollmentRefused, "node %s belongs to another TPM", id)
+	}
+	for _, ek := range e.Request.EKs {
+		owner, taken, err := slotRow[string](slot, ledger.Key{Kind: kindEK, ID: ekID(ek)})
+		if err != nil {
+			return n, err
+		}
+		if taken && owner != id {
+			return n, protocol.Refuse(protocol.EnrollmentRefused, "an endorsement key of this TPM belongs to node %s", owner)
+		}
+	}
+	if !exists {
+		n = Node{ID: id, Status: Pending, State: Initialized}
+	}
+	if join.EK != "" && join.EK != hexSum(e.Request.EKs[0].Public) {
+		return n, protocol.Refuse(protocol.JoinTokenRefused, "join token %s is for another TPM", join.ID)
+	}
+	if e.Known && join.EK != "" && n.Status == Pending {
+		n.Status = Active
+	}
+	n.Class, n.EKs, n.AK, n.Generation = join.Class, e.Request.EKs, e.Request.AK, e.Request.Generation
+	n.Enrolled, n.Entry, n.Boot, n.IMAChunks = slot.At.Unix(), slot.Index, nil, nil
+	n.Counter++ // challenges handed out to the former key are void
+	return n, nil
+}

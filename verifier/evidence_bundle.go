@@ -1,0 +1,113 @@
+package verifier
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/writ-attestation/writ/evidence"
+	"github.com/writ-attestation/writ/verifier/appraisal"
+	"github.com/writ-attestation/writ/verifier/bundle"
+	"github.com/writ-attestation/writ/verifier/protocol"
+	"github.com/writ-attestation/writ/verifier/reference"
+	"github.com/writ-attestation/writ/verifier/token"
+)
+
+// Bundle puts together everything about one decision on a node, to be checked
+// with no network. index < 0 means the latest.
+func (s *Service) Bundle(ctx context.Context, node string, index int64) (*bundle.Bundle, error) {
+	n, err := s.Node(ctx, node)
+	if err != nil {
+		return nil, err
+	}
+	if index < 0 {
+		if n.Last == nil {
+			return nil, protocol.Refuse(protocol.NotFound, "node %s has no decision yet", node)
+		}
+		index = int64(n.Last.Index)
+	}
+	d, ok, err := row[decision](ctx, s, decisionKey(node, uint64(index)))
+	if err != nil {
+		return nil, err
+	}
+	if ok && d.Input == "" { // a further token: the decision it rests on
+		return nil, protocol.Refuse(protocol.NotFound, "entry %d is a further token of the decision at entry %d; ask for that one", index, d.Base)
+	}
+	if !ok {
+		return nil, protocol.Refuse(protocol.NotFound, "entry %d is not a decision on node %s", index, node)
+	}
+	b := &bundle.Bundle{V: 1}
+	if b.Input, err = s.input(ctx, d.Input); err != nil {
+		return nil, fmt.Errorf("putting together the input of entry %d: %w", index, err)
+	}
+	if b.Verdict, err = s.blob(ctx, d.Verdict); err != nil {
+		return nil, err
+	}
+	if b.Entry, err = s.log.Entry(ctx, uint64(index)); err != nil {
+		return nil, err
+	}
+	if b.Receipt, err = s.log.Prove(ctx, uint64(index)); err != nil {
+		return nil, err
+	}
+	if d.Claims != nil {
+		if b.Token, err = token.Issue(*d.Claims, s.cfg.TokenKey, s.cfg.Rand); err != nil {
+			return nil, err
+		}
+	}
+	return b, nil
+}
+
+// input is the inverse of store.
+func (s *Service) input(ctx context.Context, digest string) (*appraisal.Input, error) {
+	raw, err := s.blob(ctx, digest)
+	if err != nil {
+		return nil, err
+	}
+	var st storedInput
+	if err := json.Unmarshal(raw, &st); err != nil {
+		return nil, err
+	}
+	in := &appraisal.Input{Rules: st.Rules, Challenge: st.Challenge, At: st.At}
+	if in.Evidence, err = evidence.Parse(st.Evidence); err != nil {
+		return nil, err
+	}
+	if st.UEFILog != "" {
+		log, err := s.blob(ctx, st.UEFILog)
+		if err != nil {
+			return nil, err
+		}
+		in.Evidence.Set(evidence.UEFILog, evidence.Item{Content: log})
+	}
+	if len(st.IMALog) > 0 {
+		list, err := s.join(ctx, st.IMALog)
+		if err != nil {
+			return nil, err
+		}
+		in.Evidence.Set(evidence.IMALog, evidence.Item{Content: list})
+	}
+	enrolment, err := s.blob(ctx, st.Enrolment)
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(enrolment, &in.Prior); err != nil {
+		return nil, err
+	}
+	in.Prior.Boot = st.Boot
+	if st.Set != "" {
+		env, err := s.blob(ctx, st.Set)
+		if err != nil {
+			return nil, err
+		}
+		if in.References.Set, err = reference.Read(env); err != nil {
+			return nil, err
+		}
+	}
+	for _, r := range st.EKRoots {
+		root, err := s.blob(ctx, r)
+		if err != nil {
+			return nil, err
+		}
+		in.References.EKRoots = append(in.References.EKRoots, root)
+	}
+	return in, nil
+}

@@ -1,0 +1,219 @@
+package verifier
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+
+	"github.com/writ-attestation/writ/evidence"
+	"github.com/writ-attestation/writ/verifier/appraisal"
+	"github.com/writ-attestation/writ/verifier/bundle"
+	"github.com/writ-attestation/writ/verifier/ledger"
+	"github.com/writ-attestation/writ/verifier/protocol"
+	"github.com/writ-attestation/writ/verifier/reference"
+	"github.com/writ-attestation/writ/verifier/token"
+)
+
+// claims completes the claims of a token under the head lock: seq, prev and the
+// index come from there, never from the node (security rule 9).
+func (s *Service) claims(slot ledger.Slot, a *appraised, n *Node, req evidence.Request, verdict string) (*token.Claims, error) {
+	v := &a.verdict
+	iat := slot.At.Unix()
+	exp := min(iat+int64(s.cfg.TokenLife.Seconds()), v.Until, a.in.Challenge.Issued+2*int64(s.cfg.TokenLife.Seconds()))
+	if exp <= iat {
+		return nil, errStale // the verdict's window ended while it waited
+	}
+	submod := token.Submod{Status: v.Tier, Vector: affirmed(v.Vector), Policies: []string{"urn:sha256:" + v.Inputs.References}}
+	c := &token.Claims{
+		Subject: s.NodeSubject(n.ID), IssuedAt: iat, NotBefore: iat, Expires: exp,
+		BootCount: v.Boot.ResetCount, Status: v.Tier, Submods: map[string]token.Submod{"platform": submod},
+		Confirm: token.Confirm{JKT: a.jkt},
+		Writ:    token.Writ{Evidence: bundle.Base64(v.Inputs.Evidence), References: bundle.Base64(v.Inputs.References), Verdict: bundle.Base64(verdict), Epoch: a.domain.Epoch},
+	}
+	return c, s.personal(slot, n, req, c)
+}
+
+// affirmed leaves out of a token what its tier does not speak for: claims the
+// reference set does not require and that came out worse.
+func affirmed(v appraisal.Vector) token.Vector {
+	keep := func(name string) int8 {
+		if value := v.Claim(name); appraisal.TierOf(value) == appraisal.Affirming {
+			return value
+		}
+		return 0
+	}
+	return token.Vector{InstanceIdentity: keep(reference.InstanceIdentity), Configuration: keep(reference.Configuration),
+		Executables: keep(reference.Executables), Hardware: keep(reference.Hardware)}
+}
+
+// personal adds what is of this request and this place in the node's chain, and
+// moves the chain on.
+func (s *Service) personal(slot ledger.Slot, n *Node, req evidence.Request, c *token.Claims) error {
+	jti := make([]byte, 16)
+	if _, err := io.ReadFull(s.cfg.Rand, jti); err != nil {
+		return fmt.Errorf("drawing a token id: %w", err)
+	}
+	c.Issuer, c.Audience, c.ID = s.cfg.Issuer, req.Audience, base64.RawURLEncoding.EncodeToString(jti)
+	c.Nonce = req.R
+	c.Verifier = token.Verifier{Developer: "https://github.com/writ-attestation/writ", Build: s.cfg.Build}
+	n.Seq++
+	w := &c.Writ
+	w.V, w.State, w.Seq, w.Prev = 1, n.State, n.Seq, n.Prev
+	w.Execution, w.Workload, w.Level, w.Key = req.Execution, req.Workload, req.Level, "lease"
+	w.Log = token.Log{Origin: s.cfg.Domain + "/log", Index: int64(slot.Index)}
+	input, err := token.Prepare(*c, s.cfg.TokenKeyID)
+	if err != nil {
+		return fmt.Errorf("writing the token: %w", err)
+	}
+	sum := token.Digest(input)
+	n.Prev = base64.RawURLEncoding.EncodeToString(sum[:])
+	return nil
+}
+
+func recordToken(c *token.Claims, parent string, base uint64) *bundle.Token {
+	return &bundle.Token{ID: c.ID, Audience: c.Audience, Issued: c.IssuedAt, Expires: c.Expires, Seq: c.Writ.Seq, Prev: c.Writ.Prev, JKT: c.Confirm.JKT,
+		Exec: c.Writ.Execution, Parent: parent, Workload: c.Writ.Workload, Level: c.Writ.Level, Epoch: c.Writ.Epoch, Base: base}
+}
+
+// Token gives a node that proved possession of its base token's key a further
+// token, for one execution or another audience. It rests on the same verdict,
+// ends at the same second, and costs no quote.
+func (s *Service) Token(ctx context.Context, base *token.Claims, req evidence.Request) (*protocol.Grant, error) {
+	if err := s.permitted(req); err != nil {
+		return nil, err
+	}
+	node, ok := s.nodeOf(base.Subject)
+	if !ok {
+		return nil, protocol.Refuse(protocol.NotEnrolled, "%.100s is not a node of %s", base.Subject, s.cfg.Domain)
+	}
+	digest := hexSum(req.Marshal())
+	var claims *token.Claims
+	var again *Request
+	receipts, err := s.log.Append(ctx, ledger.Draft{Keys: []ledger.Key{nodeKey(node), stateKey}, Build: func(slot ledger.Slot) (ledger.Change, error) {
+		claims, again = nil, nil
+		n, ok, err := slotRow[Node](slot, nodeKey(node))
+		if err != nil {
+			return ledger.Change{}, err
+		}
+		if !ok {
+			return ledger.Change{}, protocol.Refuse(protocol.NotEnrolled, "no node %s is enrolled", node)
+		}
+		if r, ok := n.recent(req.ID); ok {
+			again = &r
+			return ledger.Change{}, errAnswered
+		}
+		if err := s.mayDerive(slot, &n, base); err != nil {
+			return ledger.Change{}, err
+		}
+		c := *base
+		c.IssuedAt, c.NotBefore = slot.At.Unix(), slot.At.Unix()
+		if c.Expires <= c.IssuedAt {
+			return ledger.Change{}, protocol.Refuse(protocol.TokenRevoked, "the base token expired; attest anew")
+		}
+		if err := s.personal(slot, &n, req, &c); err != nil {
+			return ledger.Change{}, err
+		}
+		claims = &c
+		n.remember(Request{ID: req.ID, Digest: digest, Index: slot.Index})
+		return ledger.Change{
+			Entries: []ledger.Entry{s.entry(bundle.Admitted, n.ID, "verifier/"+s.cfg.Name, recordToken(&c, req.Parent, uint64(base.Writ.Log.Index)))},
+			Puts: []ledger.Put{put(kindNode, n.ID, n),
+				{Key: decisionKey(n.ID, slot.Index), Value: encode(decision{Claims: &c, Base: uint64(base.Writ.Log.Index)})}},
+		}, nil
+	}})
+	if again != nil {
+		return s.deriveAgain(ctx, node, *again, digest)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s.sign(claims, receipts[0].Proof)
+}
+
+// errAnswered leaves a Build because the request was answered before.
+var errAnswered = fmt.Errorf("this request was answered before")
+
+// mayDerive checks under the head lock that the base token still counts.
+func (s *Service) mayDerive(slot ledger.Slot, n *Node, base *token.Claims) error {
+	d, _, err := slotRow[domainState](slot, stateKey)
+	if err != nil {
+		return err
+	}
+	switch {
+	case d.Frozen:
+		return protocol.Refuse(protocol.DomainFrozen, "the domain is frozen: no token is issued until operators lift it")
+	case !n.Legitimate(slot.At):
+		return protocol.Refuse(protocol.TokenRevoked, "node %s is %s (%s)", n.ID, n.Effective(slot.At), n.Status)
+	case base.Writ.Seq <= n.Ended || uint64(base.Writ.Log.Index) != n.Base || base.Confirm.JKT != n.JKT:
+		return protocol.Refuse(protocol.TokenRevoked, "the base token is not the node's latest; attest anew")
+	case base.Writ.Epoch != d.Epoch:
+		return protocol.Refuse(protocol.TokenRevoked, "the base token is of epoch %d, the domain is at %d; attest anew", base.Writ.Epoch, d.Epoch)
+	}
+	return nil
+}
+
+func (s *Service) deriveAgain(ctx context.Context, node string, r Request, digest string) (*protocol.Grant, error) {
+	if r.Digest != digest {
+		return nil, protocol.Refuse(protocol.RequestReused, "request id %s was used with another request", r.ID)
+	}
+	n, err := s.Node(ctx, node)
+	if err != nil {
+		return nil, err
+	}
+	out, err := s.repeat(ctx, n, r)
+	if err != nil {
+		return nil, err
+	}
+	return &protocol.Grant{Token: out.Token, Receipt: out.Receipt}, nil
+}
+
+func (s *Service) sign(c *token.Claims, receipt string) (*protocol.Grant, error) {
+	t, err := token.Issue(*c, s.cfg.TokenKey, s.cfg.Rand)
+	if err != nil {
+		return nil, fmt.Errorf("signing the token of entry %d: %w", c.Writ.Log.Index, err)
+	}
+	return &protocol.Grant{Token: t, Receipt: receipt}, nil
+}
+
+// nodeOf is the id in a token's sub.
+func (s *Service) nodeOf(subject string) (string, bool) {
+	prefix := s.NodeSubject("")
+	if len(subject) <= len(prefix) || subject[:len(prefix)] != prefix {
+		return "", false
+	}
+	return subject[len(prefix):], true
+}
+
+// Stopped records the end of an execution as its keeper reports it.
+func (s *Service) Stopped(ctx context.Context, by *token.Claims, stop bundle.Stop) (string, error) {
+	node, ok := s.nodeOf(by.Subject)
+	if !ok {
+		return "", protocol.Refuse(protocol.NotEnrolled, "%.100s is not a node of %s", by.Subject, s.cfg.Domain)
+	}
+	receipts, err := s.log.Append(ctx, ledger.Draft{Build: func(ledger.Slot) (ledger.Change, error) {
+		return ledger.Change{Entries: []ledger.Entry{s.entry(bundle.Terminated, node, "node/"+node, stop)}}, nil
+	}})
+	if err != nil {
+		return "", err
+	}
+	return receipts[0].Proof, nil
+}
+
+// signEvent ends every token of the node up to n.Ended in the words relying
+// parties understand.
+func (s *Service) signEvent(n *Node, cause, reason string) (string, error) {
+	id := make([]byte, 16)
+	if _, err := io.ReadFull(s.cfg.Rand, id); err != nil {
+		return "", fmt.Errorf("drawing an event id: %w", err)
+	}
+	e, err := token.IssueEvent(token.Event{Issuer: s.cfg.Issuer, Subject: s.NodeSubject(n.ID), ID: base64.RawURLEncoding.EncodeToString(id),
+		IssuedAt: s.cfg.Now().Unix(), Audience: s.EnclaveAudience(), Seq: n.Ended, Cause: cause, Reason: reason}, s.cfg.TokenKey, s.cfg.Rand)
+	if err != nil {
+		return "", fmt.Errorf("signing the event that ends node %s: %w", n.ID, err)
+	}
+	return e, nil
+}
+
+func decode(b []byte, v any) error { return json.Unmarshal(b, v) }

@@ -1,0 +1,110 @@
+package verifier
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"sync"
+
+	"github.com/writ-attestation/writ/evidence"
+	"github.com/writ-attestation/writ/verifier/protocol"
+)
+
+// held keeps the proven IMA lists of nodes in memory, so that a renewal does
+// not read them from the store. It is a cache of stored blobs, nothing more.
+type held struct {
+	mu    sync.Mutex
+	lists map[string][]byte // by node id
+	size  int
+}
+
+// maxHeld bounds the cache (bytes); past it everything is dropped and read anew.
+const maxHeld = 256 << 20
+
+func (h *held) init() { h.lists = map[string][]byte{} }
+
+func (h *held) get(node string, size uint64) []byte {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if l := h.lists[node]; uint64(len(l)) == size {
+		return l
+	}
+	return nil
+}
+
+func (h *held) put(node string, list []byte) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.size += len(list) - len(h.lists[node])
+	if h.size > maxHeld {
+		h.lists, h.size = map[string][]byte{}, len(list)
+	}
+	h.lists[node] = list
+}
+
+func (s *Service) blob(ctx context.Context, hexSum string) ([]byte, error) {
+	b, err := hex.DecodeString(hexSum)
+	if err != nil || len(b) != 32 {
+		return nil, fmt.Errorf("reading blob %.80q: not a SHA-256 digest", hexSum)
+	}
+	return s.log.Blob(ctx, [32]byte(b))
+}
+
+// provenIMA is the prefix of the node's IMA list that earlier quotes proved.
+func (s *Service) provenIMA(ctx context.Context, n *Node) ([]byte, error) {
+	if n.Boot == nil || n.Boot.IMA == nil {
+		return nil, nil
+	}
+	if l := s.held.get(n.ID, n.Boot.IMA.Offset); l != nil {
+		return l, nil
+	}
+	list, err := s.join(ctx, n.IMAChunks)
+	if err != nil {
+		return nil, fmt.Errorf("reading the IMA list of node %s: %w", n.ID, err)
+	}
+	s.held.put(n.ID, list)
+	return list, nil
+}
+
+func (s *Service) join(ctx context.Context, chunks []string) ([]byte, error) {
+	var list []byte
+	for _, c := range chunks {
+		b, err := s.blob(ctx, c)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, b...)
+	}
+	return list, nil
+}
+
+// complete returns the evidence with every log in full, from what is held for
+// this node alone.
+func (s *Service) complete(ctx context.Context, n *Node, ev *evidence.Evidence) (*evidence.Evidence, error) {
+	if it := ev.Item(evidence.UEFILog); it.Digest != nil {
+		if n.Boot == nil || n.Boot.BootLog != hex.EncodeToString(it.Digest) {
+			return nil, protocol.Refuse(protocol.LogNotHeld, "no boot log with this digest is held for the node; send the log itself")
+		}
+		log, err := s.blob(ctx, n.Boot.BootLog)
+		if err != nil {
+			return nil, err
+		}
+		if ev, err = ev.Full(evidence.UEFILog, log); err != nil {
+			return nil, &protocol.Refusal{Code: protocol.EvidenceMalformed, Detail: err.Error()}
+		}
+	}
+	if it := ev.Item(evidence.IMALog); it.Offset > 0 {
+		list, err := s.provenIMA(ctx, n)
+		if err != nil {
+			return nil, err
+		}
+		if it.Offset > uint64(len(list)) {
+			return nil, protocol.Refuse(protocol.LogNotHeld, "the IMA list is proven up to byte %d only; send it from there", len(list))
+		}
+		full := append(list[:it.Offset:it.Offset], it.Content...)
+		if ev, err = ev.Full(evidence.IMALog, full); err != nil {
+			return nil, &protocol.Refusal{Code: protocol.EvidenceMalformed, Detail: err.Error()}
+		}
+	}
+	return ev, nil
+}

@@ -1,0 +1,190 @@
+package verifier
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/writ-attestation/writ/verifier/appraisal"
+	"github.com/writ-attestation/writ/verifier/ledger"
+	"github.com/writ-attestation/writ/verifier/protocol"
+)
+
+// Kinds of state rows.
+const (
+	kindDomain     = "domain"     // "keys", "state"
+	kindNode       = "node"       // by node id
+	kindEK         = "ek"         // by ekID -> node id
+	kindJoin       = "join-token" // by id
+	kindEnrollment = "enrollment" // by id, until activated
+	kindReference  = "reference"  // by name: the active generation
+	kindPending    = "pending"    // by act: who approved it so far
+	kindDecision   = "decision"   // by node id, "/" and the entry's index
+	kindOpening    = "opening"    // by commitment
+)
+
+// Administrative status: only operators change it.
+const (
+	Pending   = "pending"
+	Active    = "active"
+	Suspended = "suspended"
+	Revoked   = "revoked" // final
+	Retired   = "retired" // final
+)
+
+// Legitimacy states (RFC-EG-018).
+const (
+	Initialized  = "initialized"
+	Verified     = "verified"
+	Synchronized = "synchronized"
+	Constrained  = "constrained"
+	Elevated     = "elevated-assurance"
+	FailClosed   = "fail-closed-restricted"
+	Terminated   = "execution-terminated"
+)
+
+// edges are the legal transitions; anything else cannot be written.
+var edges = map[string][]string{
+	Initialized:  {Verified, FailClosed},
+	Verified:     {Synchronized, FailClosed},
+	Synchronized: {Synchronized, Verified, Constrained, Elevated, FailClosed},
+	Constrained:  {Synchronized, Verified, FailClosed},
+	Elevated:     {Synchronized, Verified, FailClosed},
+	FailClosed:   {FailClosed, Verified, Terminated},
+	Terminated:   {FailClosed, Verified},
+}
+
+// Node is what the domain knows of a node.
+type Node struct {
+	ID         string          `json:"id"`
+	Class      string          `json:"class"`
+	Status     string          `json:"status"`
+	State      string          `json:"state"`
+	EKs        []protocol.EK   `json:"eks"`
+	AK         []byte          `json:"ak"`         // TPMT_PUBLIC
+	Generation uint32          `json:"generation"` // of the AK template
+	Enrolled   int64           `json:"enrolled"`   // Unix seconds
+	Entry      uint64          `json:"entry"`      // index of the enrolment entry
+	Counter    uint64          `json:"counter"`    // decisions so far: a challenge is good for one
+	Seq        uint64          `json:"seq"`        // of the last token
+	Prev       string          `json:"prev"`       // digest of the last token
+	Ended      uint64          `json:"ended"`      // tokens up to this seq are dead
+	Deadline   int64           `json:"deadline"`   // exp of the last base token
+	JKT        string          `json:"jkt"`        // of the agent's key of this boot
+	Base       uint64          `json:"base"`       // index of the last granting decision
+	Boot       *appraisal.Boot `json:"boot,omitempty"`
+	IMAChunks  []string        `json:"ima_chunks,omitempty"` // blobs that make up the proven prefix
+	Recent     []Request       `json:"recent,omitempty"`
+	Last       *Summary        `json:"last,omitempty"`
+}
+
+// Request remembers an answered request, so that a retry gets the same answer.
+type Request struct {
+	ID     string `json:"id"`
+	Digest string `json:"digest"`
+	Index  uint64 `json:"index"`
+}
+
+// Summary is the last decision in short, for people.
+type Summary struct {
+	Index    uint64              `json:"index"`
+	At       int64               `json:"at"`
+	Decision string              `json:"decision"`
+	Tier     string              `json:"tier"`
+	Findings []appraisal.Finding `json:"findings"` // the first few
+}
+
+// recentRequests is how many answered requests a node may still repeat.
+const recentRequests = 8
+
+func (n *Node) remember(r Request) {
+	n.Recent = append(n.Recent, r)
+	if len(n.Recent) > recentRequests {
+		n.Recent = slices.Clone(n.Recent[len(n.Recent)-recentRequests:])
+	}
+}
+
+func (n *Node) recent(id string) (Request, bool) {
+	for _, r := range n.Recent {
+		if r.ID == id {
+			return r, true
+		}
+	}
+	return Request{}, false
+}
+
+// move changes the legitimacy state along legal edges only.
+func (n *Node) move(states ...string) error {
+	for _, to := range states {
+		if !slices.Contains(edges[n.State], to) {
+			return fmt.Errorf("moving node %s from %s to %s: no such transition", n.ID, n.State, to)
+		}
+		n.State = to
+	}
+	return nil
+}
+
+// Effective is the state that counts at a moment: the stored word never
+// outlives its deadline or the operator's act (security rule 12).
+func (n *Node) Effective(now time.Time) string {
+	switch {
+	case n.Status == Pending && n.State == Initialized:
+		return Initialized
+	case n.Status != Active:
+		return FailClosed
+	case (n.State == Synchronized || n.State == Elevated) && now.Unix() >= n.Deadline:
+		return FailClosed
+	}
+	return n.State
+}
+
+// Legitimate reports whether work may run on the node at a moment.
+func (n *Node) Legitimate(now time.Time) bool {
+	s := n.Effective(now)
+	return s == Synchronized || s == Elevated
+}
+
+func nodeKey(id string) ledger.Key { return ledger.Key{Kind: kindNode, ID: id} }
+
+// Node returns what is known of a node.
+func (s *Service) Node(ctx context.Context, id string) (*Node, error) {
+	n, ok, err := row[Node](ctx, s, nodeKey(id))
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		return nil, protocol.Refuse(protocol.NotEnrolled, "no node %.64q is enrolled in %s; provision it first", id, s.cfg.Domain)
+	}
+	return &n, nil
+}
+
+// Nodes lists nodes by id, starting after one of them.
+func (s *Service) Nodes(ctx context.Context, after string, limit int) ([]Node, error) {
+	rows, err := s.log.List(ctx, kindNode, after, limit)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Node, len(rows))
+	for i, r := range rows {
+		if err := decode(r.Value, &out[i]); err != nil {
+			return nil, fmt.Errorf("reading node %s: %w", r.Key.ID, err)
+		}
+	}
+	return out, nil
+}
+
+func decisionKey(node string, index uint64) ledger.Key {
+	return ledger.Key{Kind: kindDecision, ID: fmt.Sprintf("%s/%020d", node, index)}
+}
+
+// decisionIndex is the index in a decision's key.
+func decisionIndex(id, node string) (index uint64, ok bool) {
+	rest, ok := strings.CutPrefix(id, node+"/")
+	if !ok {
+		return 0, false
+	}
+	_, err := fmt.Sscanf(rest, "%d", &index)
+	return index, err == nil
+}

@@ -1,0 +1,386 @@
+package verifier
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/writ-attestation/writ/verifier/bundle"
+	"github.com/writ-attestation/writ/verifier/keys"
+	"github.com/writ-attestation/writ/verifier/ledger"
+	"github.com/writ-attestation/writ/verifier/protocol"
+	"github.com/writ-attestation/writ/verifier/reference"
+)
+
+// domainState is what holds for all nodes.
+type domainState struct {
+	Epoch      uint64 `json:"epoch"`      // +1 on domain-wide acts only
+	Generation uint64 `json:"generation"` // +1 when any reference set is activated
+	Frozen     bool   `json:"frozen"`
+}
+
+var stateKey = ledger.Key{Kind: kindDomain, ID: "state"}
+
+func (s *Service) domainState(ctx context.Context) (domainState, error) {
+	d, _, err := row[domainState](ctx, s, stateKey)
+	return d, err
+}
+
+// activeReference is the set in force for a class.
+type activeReference struct {
+	Generation uint64 `json:"generation"`
+	Digest     string `json:"digest"`   // of the set
+	Envelope   string `json:"envelope"` // blob
+	Entry      uint64 `json:"entry"`
+}
+
+func referenceKey(class string) ledger.Key { return ledger.Key{Kind: kindReference, ID: class} }
+
+// activeSet is the reference set in force for a class, nil when there is none.
+// Parsed sets are kept by digest: they are facts, not verdicts.
+func (s *Service) activeSet(ctx context.Context, class string) (*reference.Signed, error) {
+	a, ok, err := row[activeReference](ctx, s, referenceKey(class))
+	if err != nil || !ok {
+		return nil, err
+	}
+	if v, ok := s.sets.Load(a.Digest); ok {
+		return v.(*reference.Signed), nil
+	}
+	env, err := s.blob(ctx, a.Envelope)
+	if err != nil {
+		return nil, err
+	}
+	set, err := reference.Read(env)
+	if err != nil {
+		return nil, err
+	}
+	s.sets.Store(a.Digest, set)
+	return set, nil
+}
+
+// approvals are the operators who agreed to an act so far.
+type approvals struct {
+	By []string `json:"by"`
+}
+
+// approve adds an operator to an act; done says whether enough have agreed.
+// The acts that could open what is closed take several (security rule 4).
+func (s *Service) approve(slot ledger.Slot, key ledger.Key, actor string) (p ledger.Put, count int, done bool, err error) {
+	a, _, err := slotRow[approvals](slot, key)
+	if err != nil {
+		return p, 0, false, err
+	}
+	if !slices.Contains(a.By, actor) {
+		a.By = append(a.By, actor)
+	}
+	if len(a.By) >= s.cfg.Approvals {
+		return ledger.Put{Key: key}, len(a.By), true, nil
+	}
+	return put(key.Kind, key.ID, a), len(a.By), false, nil
+}
+
+// Publish takes a signed reference set. It comes into force when as many
+// distinct operators have published the same bytes as the domain demands.
+func (s *Service) Publish(ctx context.Context, actor string, envelope []byte) (*protocol.Published, error) {
+	set, err := reference.Read(envelope)
+	if err == nil {
+		err = set.Verify(s.cfg.ReferenceKeys, s.cfg.ReferenceThreshold)
+	}
+	if err != nil {
+		return nil, &protocol.Refusal{Code: protocol.ReferenceRefused, Detail: err.Error()}
+	}
+	sum := set.Digest()
+	digest := hex.EncodeToString(sum[:])
+	key := referenceKey(set.Name)
+	act := ledger.Key{Kind: kindPending, ID: "reference/" + digest}
+	out := &protocol.Published{Name: set.Name, Generation: set.Generation, Digest: digest, Needed: s.cfg.Approvals}
+	_, err = s.log.Append(ctx, ledger.Draft{Keys: []ledger.Key{key, act, stateKey}, Build: func(slot ledger.Slot) (ledger.Change, error) {
+		now, _, err := slotRow[activeReference](slot, key)
+		if err != nil {
+			return ledger.Change{}, err
+		}
+		if set.Generation <= now.Generation {
+			return ledger.Change{}, protocol.Refuse(protocol.ReferenceRefused, "generation %d of %s is in force; publish a greater one than that, not %d", now.Generation, set.Name, set.Generation)
+		}
+		approval, count, done, err := s.approve(slot, act, actor)
+		if err != nil {
+			return ledger.Change{}, err
+		}
+		out.Active, out.Approvals = done, count
+		kind, change := bundle.ReferenceAdded, ledger.Change{Puts: []ledger.Put{approval}, Blobs: [][]byte{envelope}}
+		if done {
+			d, _, err := slotRow[domainState](slot, stateKey)
+			if err != nil {
+				return ledger.Change{}, err
+			}
+			d.Generation++
+			kind = bundle.ReferenceActive
+			change.Puts = append(change.Puts, put(kindDomain, "state", d),
+				put(kindReference, set.Name, activeReference{Generation: set.Generation, Digest: digest, Envelope: hexSum(envelope), Entry: slot.Index}))
+		}
+		change.Entries = []ledger.Entry{s.entry(kind, "reference/"+set.Name, actor, bundle.Reference{Name: set.Name, Generation: set.Generation, Digest: digest, Approvals: count})}
+		return change, nil
+	}})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// References lists the sets in force by class.
+func (s *Service) References(ctx context.Context) ([]protocol.Published, error) {
+	rows, err := s.log.List(ctx, kindReference, "", 1000)
+	if err != nil {
+		return nil, err
+	}
+	var out []protocol.Published
+	for _, r := range rows {
+		var a activeReference
+		if err := decode(r.Value, &a); err != nil {
+			return nil, err
+		}
+		out = append(out, protocol.Published{Name: r.Key.ID, Generation: a.Generation, Digest: a.Digest, Active: true, Approvals: s.cfg.Approvals, Needed: s.cfg.Approvals})
+	}
+	return out, nil
+}
+
+// legalStatus lists the administrative acts; revoked and retired are final.
+var legalStatus = map[string][]string{
+	Pending:   {Active, Revoked, Retired},
+	Active:    {Suspended, Revoked, Retired},
+	Suspended: {Active, Revoked, Retired},
+}
+
+// SetStatus is an operator's act on a node. Anything but active ends every
+// token the node has, at once where its agent listens.
+func (s *Service) SetStatus(ctx context.Context, actor, id, status, reason string) (*Node, error) {
+	commitment, opening, err := s.salted(reason)
+	if err != nil {
+		return nil, err
+	}
+	var n Node
+	_, err = s.log.Append(ctx, ledger.Draft{Keys: []ledger.Key{nodeKey(id)}, Urgent: status != Active, Build: func(slot ledger.Slot) (ledger.Change, error) {
+		var ok bool
+		var err error
+		if n, ok, err = slotRow[Node](slot, nodeKey(id)); err != nil {
+			return ledger.Change{}, err
+		}
+		if !ok {
+			return ledger.Change{}, protocol.Refuse(protocol.NotFound, "no node %.64q is enrolled; `writ node list` shows them", id)
+		}
+		if !slices.Contains(legalStatus[n.Status], status) {
+			return ledger.Change{}, protocol.Refuse(protocol.IllegalAct, "node %s is %s and cannot become %s", id, n.Status, status)
+		}
+		data := bundle.Status{From: n.Status, To: status, Reason: commitment}
+		n.Status = status
+		kind := bundle.NodeStatus
+		if status != Active {
+			kind, n.Ended = bundle.Revoked, n.Seq
+			if err := n.move(FailClosed); err != nil {
+				return ledger.Change{}, err
+			}
+		}
+		n.Counter++ // challenges handed out before the act are void
+		data.State, data.Seq = n.State, n.Ended
+		return ledger.Change{
+			Entries: []ledger.Entry{s.entry(kind, id, actor, data)},
+			Puts:    []ledger.Put{put(kindNode, id, n), {Key: ledger.Key{Kind: kindOpening, ID: commitment}, Value: opening}},
+		}, nil
+	}})
+	if err != nil {
+		return nil, err
+	}
+	if status != Active {
+		event, err := s.signEvent(&n, status, reason)
+		if err != nil {
+			return nil, err
+		}
+		s.hub.publish(id, event)
+	}
+	return &n, nil
+}
+
+// MintJoinToken makes a join token, good once, for at most a day. ca is the
+// SHA-256 of the TLS CA the node is to trust.
+func (s *Service) MintJoinToken(ctx context.Context, actor string, ca keys.Pin, req protocol.NewJoinToken) (*protocol.JoinToken, error) {
+	if req.Class == "" {
+		return nil, protocol.Refuse(protocol.IllegalAct, "a join token needs the machine class of the node it is for")
+	}
+	life := time.Duration(req.Life) * time.Second
+	if life <= 0 || life > joinTokenLife {
+		life = joinTokenLife
+	}
+	t, err := keys.NewJoinToken(s.cfg.Rand, ca)
+	if err != nil {
+		return nil, err
+	}
+	sum := t.Hash()
+	j := joinToken{ID: t.ID, Hash: hex.EncodeToString(sum[:]), Class: req.Class, EK: req.EK, Expires: s.cfg.Now().Add(life).Unix()}
+	if err := s.putJoin(ctx, actor, bundle.JoinTokenMade, j.ID, func(*joinToken) (*joinToken, error) { return &j, nil }); err != nil {
+		return nil, err
+	}
+	out := j.shown()
+	out.Token = t.String()
+	return &out, nil
+}
+
+// RevokeJoinToken ends a join token that was not used.
+func (s *Service) RevokeJoinToken(ctx context.Context, actor, id string) error {
+	return s.putJoin(ctx, actor, bundle.JoinTokenRevoked, id, func(j *joinToken) (*joinToken, error) {
+		if j == nil {
+			return nil, protocol.Refuse(protocol.NotFound, "no join token %.64q", id)
+		}
+		j.Revoked = true
+		return j, nil
+	})
+}
+
+func (s *Service) putJoin(ctx context.Context, actor, kind, id string, change func(*joinToken) (*joinToken, error)) error {
+	key := ledger.Key{Kind: kindJoin, ID: id}
+	_, err := s.log.Append(ctx, ledger.Draft{Keys: []ledger.Key{key}, Build: func(slot ledger.Slot) (ledger.Change, error) {
+		var now *joinToken
+		if j, ok, err := slotRow[joinToken](slot, key); err != nil {
+			return ledger.Change{}, err
+		} else if ok {
+			now = &j
+		}
+		next, err := change(now)
+		if err != nil {
+			return ledger.Change{}, err
+		}
+		return ledger.Change{Puts: []ledger.Put{put(kindJoin, id, next)},
+			Entries: []ledger.Entry{s.entry(kind, "join-token/"+id, actor, bundle.JoinToken{ID: id, Class: next.Class, Expires: next.Expires})}}, nil
+	}})
+	return err
+}
+
+// JoinTokens lists join tokens, never their secrets.
+func (s *Service) JoinTokens(ctx context.Context) ([]protocol.JoinToken, error) {
+	rows, err := s.log.List(ctx, kindJoin, "", 10000)
+	if err != nil {
+		return nil, err
+	}
+	var out []protocol.JoinToken
+	for _, r := range rows {
+		var j joinToken
+		if err := decode(r.Value, &j); err != nil {
+			return nil, err
+		}
+		out = append(out, j.shown())
+	}
+	return out, nil
+}
+
+func (j *joinToken) shown() protocol.JoinToken {
+	return protocol.JoinToken{ID: j.ID, Class: j.Class, EK: j.EK, Expires: j.Expires, UsedBy: j.UsedBy, Revoked: j.Revoked}
+}
+
+// Freeze stops issuing in the whole domain and ends every token, by one
+// operator's word.
+func (s *Service) Freeze(ctx context.Context, actor, reason string) (*protocol.Governance, error) {
+	return s.govern(ctx, actor, reason, true)
+}
+
+// Unfreeze lifts a freeze once enough distinct operators agree.
+func (s *Service) Unfreeze(ctx context.Context, actor, reason string) (*protocol.Governance, error) {
+	return s.govern(ctx, actor, reason, false)
+}
+
+func (s *Service) govern(ctx context.Context, actor, reason string, freeze bool) (*protocol.Governance, error) {
+	commitment, opening, err := s.salted(reason)
+	if err != nil {
+		return nil, err
+	}
+	out := &protocol.Governance{Needed: s.cfg.Approvals}
+	act := ledger.Key{Kind: kindPending, ID: "unfreeze"}
+	_, err = s.log.Append(ctx, ledger.Draft{Keys: []ledger.Key{stateKey, act}, Urgent: freeze, Build: func(slot ledger.Slot) (ledger.Change, error) {
+		d, _, err := slotRow[domainState](slot, stateKey)
+		if err != nil {
+			return ledger.Change{}, err
+		}
+		if d.Frozen == freeze {
+			return ledger.Change{}, protocol.Refuse(protocol.IllegalAct, "the domain is already so: frozen is %v", d.Frozen)
+		}
+		change := ledger.Change{Puts: []ledger.Put{{Key: ledger.Key{Kind: kindOpening, ID: commitment}, Value: opening}}}
+		kind := bundle.Frozen
+		if !freeze {
+			kind = bundle.Unfrozen
+			approval, count, done, err := s.approve(slot, act, actor)
+			if err != nil {
+				return ledger.Change{}, err
+			}
+			out.Approvals = count
+			change.Puts = append(change.Puts, approval)
+			if !done {
+				out.Frozen, out.Epoch = true, d.Epoch
+				return change, nil
+			}
+		}
+		d.Frozen, d.Epoch = freeze, d.Epoch+1
+		out.Frozen, out.Epoch = d.Frozen, d.Epoch
+		change.Puts = append(change.Puts, put(kindDomain, "state", d))
+		change.Entries = []ledger.Entry{s.entry(kind, "domain", actor, bundle.Governance{Epoch: d.Epoch, Reason: commitment, Approvals: out.Approvals})}
+		return change, nil
+	}})
+	if err != nil {
+		return nil, err
+	}
+	if freeze {
+		err = s.hub.everyone(func(node string) (string, error) {
+			n, err := s.Node(ctx, node)
+			if err != nil {
+				return "", err
+			}
+			n.Ended = n.Seq
+			return s.signEvent(n, "frozen", reason)
+		})
+	}
+	return out, err
+}
+
+// Governance reports whether the domain is frozen.
+func (s *Service) Governance(ctx context.Context) (*protocol.Governance, error) {
+	d, err := s.domainState(ctx)
+	return &protocol.Governance{Frozen: d.Frozen, Epoch: d.Epoch, Needed: s.cfg.Approvals}, err
+}
+
+// pin holds the checkpoint a node kept against this log. Only our own
+// signature over a history we do not have freezes the domain; an unsigned
+// claim never does (security rules 23, 25).
+func (s *Service) pin(ctx context.Context, known string) error {
+	pinned, err := ledger.OpenCheckpoint([]byte(known), s.log.VerifierKey())
+	if err != nil {
+		return nil
+	}
+	contradiction, err := s.contradicts(ctx, pinned)
+	if err != nil || contradiction == "" {
+		return err
+	}
+	s.cfg.Slog.ErrorContext(ctx, "a node holds a checkpoint of ours that this log contradicts: freezing", "contradiction", contradiction)
+	if _, err := s.Freeze(ctx, "verifier/"+s.cfg.Name, "divergence: "+contradiction); err != nil {
+		return err
+	}
+	return protocol.Refuse(protocol.DomainFrozen, "this log contradicts a checkpoint it signed; the domain is frozen until operators decide")
+}
+
+// contradicts says why this log is not a continuation of a checkpoint, "" when
+// it is.
+func (s *Service) contradicts(ctx context.Context, pinned ledger.Checkpoint) (string, error) {
+	now, err := ledger.OpenCheckpoint(s.log.Checkpoint(), s.log.VerifierKey())
+	if err != nil {
+		return "", err
+	}
+	if pinned.Size > now.Size {
+		return fmt.Sprintf("it covers %d entries, this log has %d", pinned.Size, now.Size), nil
+	}
+	proof, err := s.log.Consistency(ctx, pinned.Size, now.Size)
+	if err != nil {
+		return "", err
+	}
+	if err := ledger.CheckConsistency(proof, pinned, now); err != nil {
+		return err.Error(), nil
+	}
+	return "", nil
+}

@@ -1,0 +1,229 @@
+// Package verifier is the verifier of a domain without its HTTP: it challenges,
+// appraises, records and grants, and does what operators ask.
+//
+// One order holds everywhere: evidence is first found authentic, then judged by
+// [appraisal.Appraise], then recorded together with the state it changes in one
+// transaction, and only then answered. What the judgement rested on is looked
+// at again under the head lock, so a reference withdrawn or a node revoked in
+// between costs another appraisal, never a wrong token.
+package verifier
+
+import (
+	"context"
+	"crypto"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/writ-attestation/writ/verifier/bundle"
+	"github.com/writ-attestation/writ/verifier/ledger"
+	"github.com/writ-attestation/writ/verifier/reference"
+	"github.com/writ-attestation/writ/verifier/token"
+)
+
+// Config is everything a Service needs. Policy fields left zero deny.
+type Config struct {
+	Domain  string // trust domain, such as prod.example.org
+	Name    string // of this verifier within the domain
+	Issuer  string // iss of tokens and events, an https URL
+	Build   string // version, for ear_verifier_id
+	Log     *ledger.Log
+	Slog    *slog.Logger
+	Now     func() time.Time
+	Rand    io.Reader // crypto/rand.Reader
+	EKRoots [][]byte  // DER of the TPM makers' roots
+
+	TokenKey     crypto.Signer     // P-256
+	TokenKeyID   string            // its RFC 7638 thumbprint
+	TokenKeys    token.Keys        // every key of this issuer that still counts
+	ChallengeKey []byte            // 32 bytes
+	KeyIDs       map[string]string // purpose -> id, recorded in store and log
+
+	ReferenceKeys      []ed25519.PublicKey
+	ReferenceThreshold int // signatures a set needs
+	Approvals          int // distinct operators that activate a set or lift a freeze
+
+	TokenLife time.Duration
+	Audiences []string // further audiences nodes may ask for; the domain's enclave is always one
+	MinLevel  string   // lowest enforcement level a token is given for, "E0" to "E4"
+}
+
+// Service is one verifier. It is safe for concurrent use.
+type Service struct {
+	cfg   Config
+	log   *ledger.Log
+	hub   hub
+	held  held
+	sets  sync.Map // parsed reference sets in force, by digest
+	roots [][]byte
+
+	forged      atomic.Uint64
+	forgedSince atomic.Int64
+}
+
+// errStale makes a commit appraise again: what it rested on has changed.
+var errStale = errors.New("state changed since it was read")
+
+// New checks the configuration, holds the keys against those recorded when the
+// store was empty, and writes the entry that says this verifier has started.
+// Nothing may be served before it returns.
+func New(ctx context.Context, cfg Config) (*Service, error) {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Rand == nil {
+		cfg.Rand = rand.Reader
+	}
+	switch {
+	case cfg.Domain == "" || cfg.Issuer == "" || cfg.Log == nil || cfg.Slog == nil:
+		return nil, errors.New("starting the verifier: domain, issuer, log and logger are needed")
+	case len(cfg.ChallengeKey) != 32 || cfg.TokenKey == nil || cfg.TokenKeyID == "":
+		return nil, errors.New("starting the verifier: a token key and a challenge key of 32 bytes are needed")
+	case cfg.TokenLife < 2*time.Second || cfg.TokenLife > token.MaxLife:
+		return nil, fmt.Errorf("starting the verifier: token_life %s is not between 2s and %s", cfg.TokenLife, token.MaxLife)
+	case cfg.ReferenceThreshold < 1 || cfg.Approvals < 1:
+		return nil, errors.New("starting the verifier: reference_threshold and approvals must be at least 1")
+	}
+	s := &Service{cfg: cfg, log: cfg.Log, roots: cfg.EKRoots}
+	s.hub.init()
+	s.held.init()
+	if err := s.start(ctx); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *Service) start(ctx context.Context) error {
+	key := ledger.Key{Kind: kindDomain, ID: "keys"}
+	_, err := s.log.Append(ctx, ledger.Draft{Keys: []ledger.Key{key}, Build: func(slot ledger.Slot) (ledger.Change, error) {
+		have := map[string]string{}
+		if row, ok := slot.Row(key); ok {
+			if err := json.Unmarshal(row, &have); err != nil {
+				return ledger.Change{}, fmt.Errorf("reading the recorded keys: %w", err)
+			}
+			for purpose, id := range have {
+				if s.cfg.KeyIDs[purpose] != id {
+					return ledger.Change{}, fmt.Errorf("the %s key is %.16s, but this store was made with %.16s; restore the key file, or begin a new domain", purpose, s.cfg.KeyIDs[purpose], id)
+				}
+			}
+		}
+		for purpose, id := range s.cfg.KeyIDs {
+			have[purpose] = id
+		}
+		return ledger.Change{
+			Puts:    []ledger.Put{{Key: key, Value: encode(have)}},
+			Blobs:   s.roots, // bundles name them by digest
+			Entries: []ledger.Entry{s.entry(bundle.VerifierStarted, "verifier/"+s.cfg.Name, "verifier", bundle.Started{Verifier: s.cfg.Name, Build: s.cfg.Build, Keys: have})},
+		}, nil
+	}})
+	if err != nil {
+		return fmt.Errorf("starting the verifier: %w", err)
+	}
+	return nil
+}
+
+// entry is a log entry about subject (a node id or another name), by actor.
+func (s *Service) entry(kind, subject, actor string, data any) ledger.Entry {
+	return ledger.Entry{Kind: kind, Subject: bundle.Subject(s.cfg.Domain, subject), Actor: bundle.Subject(s.cfg.Domain, actor), Data: data}
+}
+
+// NodeSubject is the sub of a node's tokens.
+func (s *Service) NodeSubject(id string) string { return "spiffe://" + s.cfg.Domain + "/node/" + id }
+
+// EnclaveAudience is the audience every node may ask for: its own enclave.
+func (s *Service) EnclaveAudience() string { return "spiffe://" + s.cfg.Domain + "/enclave" }
+
+// Domain returns the trust domain, Issuer the iss of its tokens.
+func (s *Service) Domain() string { return s.cfg.Domain }
+
+// Issuer returns the iss of the domain's tokens.
+func (s *Service) Issuer() string { return s.cfg.Issuer }
+
+// TokenKeys returns the keys that tokens of this domain are checked with.
+func (s *Service) TokenKeys() token.Keys { return s.cfg.TokenKeys }
+
+// TokenLife is the longest a token lives.
+func (s *Service) TokenLife() time.Duration { return s.cfg.TokenLife }
+
+// Log is the domain's history, to read.
+func (s *Service) Log() *ledger.Log { return s.log }
+
+// Trust is what somebody needs to check this domain's bundles and tokens
+// offline. It is public.
+func (s *Service) Trust(logKey string) (*bundle.Trust, error) {
+	t := &bundle.Trust{V: 1, Domain: s.cfg.Domain, Log: []string{logKey}, TokenKeys: s.cfg.TokenKeys}
+	if s.cfg.Issuer != "https://"+s.cfg.Domain {
+		t.Issuer = s.cfg.Issuer
+	}
+	for _, k := range s.cfg.ReferenceKeys {
+		t.ReferenceKeys = append(t.ReferenceKeys, reference.FormatKey(k))
+	}
+	for _, r := range s.roots {
+		t.EKRoots = append(t.EKRoots, bundle.CertificatePEM(r))
+	}
+	return t, nil
+}
+
+// row reads and decodes one state row; ok is false when there is none.
+func row[T any](ctx context.Context, s *Service, key ledger.Key) (v T, ok bool, err error) {
+	b, ok, err := s.log.Get(ctx, key)
+	if err != nil || !ok {
+		return v, false, err
+	}
+	if err := json.Unmarshal(b, &v); err != nil {
+		return v, false, fmt.Errorf("reading %s %s: %w", key.Kind, key.ID, err)
+	}
+	return v, true, nil
+}
+
+// slotRow is row under the head lock.
+func slotRow[T any](slot ledger.Slot, key ledger.Key) (v T, ok bool, err error) {
+	b, ok := slot.Row(key)
+	if !ok {
+		return v, false, nil
+	}
+	if err := json.Unmarshal(b, &v); err != nil {
+		return v, false, fmt.Errorf("reading %s %s: %w", key.Kind, key.ID, err)
+	}
+	return v, true, nil
+}
+
+func encode(v any) []byte {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic("verifier: a state row does not marshal: " + err.Error())
+	}
+	return b
+}
+
+func put(kind, id string, v any) ledger.Put {
+	return ledger.Put{Key: ledger.Key{Kind: kind, ID: id}, Value: encode(v)}
+}
+
+func hexSum(b []byte) string {
+	s := sha256.Sum256(b)
+	return hex.EncodeToString(s[:])
+}
+
+// salted is a commitment to free text: the log shows the digest, the opening
+// stays in a state row that can be pruned (security rule 24).
+func (s *Service) salted(text string) (commitment string, opening []byte, err error) {
+	salt := make([]byte, 16)
+	if _, err := io.ReadFull(s.cfg.Rand, salt); err != nil {
+		return "", nil, fmt.Errorf("drawing a salt: %w", err)
+	}
+	opening = encode(struct {
+		Salt []byte `json:"salt"`
+		Text string `json:"text"`
+	}{salt, text})
+	return hexSum(opening), opening, nil
+}
