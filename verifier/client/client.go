@@ -36,64 +36,115 @@ import (
 
 // Limits of one call.
 const (
-	dialTime    = 5 * time.Second
-	callTime    = 20 * time.Second // bulk and commits included
-	maxAnswer   = 4 << 20          // bytes; bundles may have more
-	maxHeaders  = 64 << 10
-	idleStreams = 32
+	dialTime   = 5 * time.Second
+	callTime   = 20 * time.Second // bulk and commits included
+	maxAnswer  = 4 << 20          // bytes; bundles may have more
+	maxHeaders = 64 << 10
+	idleConns  = 64
 )
 
 // Config says which verifier is called, and as whom.
 type Config struct {
-	Address  string           // https://host[:port]
-	Pin      keys.Pin         // of the domain's TLS authority
-	Domain   string           // whose verifier it must be; empty only in provisioning, before it is known
-	Operator *tls.Certificate // nil: no operator
+	URL      string         // https://host[:port]
+	CA       []byte         // PEM of the authority of the domain's verifiers
+	Domain   string         // whose verifier it must be
+	Operator *keys.Identity // instead of CA and Domain: call as this operator
 }
 
 // Client calls one verifier. It is safe for concurrent use.
 type Client struct {
-	address string
-	http    *http.Client
+	url    string
+	domain string
+	ca     []byte
+	http   *http.Client
 }
+
+// ErrUnreachable is what every [Unreachable] is.
+var ErrUnreachable = errors.New("no answer from the verifier")
 
 // Unreachable is a verifier that gave no answer that counts: it could not be
 // reached, is not who it must be, is overloaded, or failed.
 type Unreachable struct {
-	Address string
-	Status  int           // of the HTTP answer; 0: none
-	Code    string        // problem type, if the answer had one
-	After   time.Duration // when to try again; 0: not said
-	Err     error
+	URL    string
+	Status int           // of the HTTP answer; 0: none
+	Code   string        // problem type, if the answer had one
+	After  time.Duration // when to try again; 0: not said
+	Err    error
 }
 
 func (e *Unreachable) Error() string {
-	return fmt.Sprintf("the verifier at %s gave no answer: %v", e.Address, e.Err)
+	return fmt.Sprintf("no answer from the verifier at %s: %v", e.URL, e.Err)
 }
+
+// Is makes errors.Is find ErrUnreachable.
+func (e *Unreachable) Is(target error) bool { return target == ErrUnreachable }
 
 func (e *Unreachable) Unwrap() error { return e.Err }
 
 // New checks the configuration. Nothing is sent.
 func New(cfg Config) (*Client, error) {
-	u, err := parseAddress(cfg.Address)
+	if id := cfg.Operator; id != nil {
+		return newClient(cfg.URL, id.Pin, id.Domain, id.Certificate)
+	}
+	pin, err := keys.PinOf(cfg.CA)
+	if err != nil {
+		return nil, fmt.Errorf("calling %s: %w", cfg.URL, err)
+	}
+	c, err := newClient(cfg.URL, pin, cfg.Domain)
+	if err == nil {
+		c.ca = cfg.CA
+	}
+	return c, err
+}
+
+// Join makes the client that a machine is provisioned with, which knows nothing
+// but a join token: it connects once to see that the verifier answers with the
+// authority the token pins, and learns authority and domain.
+func Join(ctx context.Context, url, joinToken string) (*Client, error) {
+	t, err := keys.ParseJoinToken(joinToken)
 	if err != nil {
 		return nil, err
 	}
-	if cfg.Pin == (keys.Pin{}) {
-		return nil, fmt.Errorf("calling %s: no authority is pinned; it is in the join token, and in the operator's file", cfg.Address)
+	target, err := parseURL(url)
+	if err != nil {
+		return nil, err
 	}
-	var client []tls.Certificate
-	if cfg.Operator != nil {
-		client = append(client, *cfg.Operator)
+	host := target.Host
+	if target.Port() == "" {
+		host = net.JoinHostPort(target.Hostname(), "443")
 	}
-	return &Client{address: u, http: &http.Client{
+	ctx, cancel := context.WithTimeout(ctx, 2*dialTime)
+	defer cancel()
+	d := tls.Dialer{NetDialer: &net.Dialer{Timeout: dialTime}, Config: keys.ClientTLS(t.CA, "", time.Now)}
+	conn, err := d.DialContext(ctx, "tcp", host)
+	if err != nil {
+		return nil, &Unreachable{URL: url, Err: err}
+	}
+	defer conn.Close()
+	seen := conn.(*tls.Conn).ConnectionState()
+	c, err := newClient(url, t.CA, seen.PeerCertificates[0].URIs[0].Host)
+	if err == nil {
+		c.ca = keys.PinnedCA(&seen)
+	}
+	return c, err
+}
+
+func newClient(url string, pin keys.Pin, domain string, as ...tls.Certificate) (*Client, error) {
+	u, err := parseURL(url)
+	if err != nil {
+		return nil, err
+	}
+	if domain == "" {
+		return nil, fmt.Errorf("calling %s: no domain is given whose verifier it must be", url)
+	}
+	return &Client{url: "https://" + u.Host, domain: domain, http: &http.Client{
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Transport: &http.Transport{ // the zero Proxy: none, whatever the environment says
 			DialContext:            (&net.Dialer{Timeout: dialTime}).DialContext,
-			TLSClientConfig:        keys.ClientTLS(cfg.Pin, cfg.Domain, time.Now, client...),
+			TLSClientConfig:        keys.ClientTLS(pin, domain, time.Now, as...),
 			TLSHandshakeTimeout:    dialTime,
 			IdleConnTimeout:        90 * time.Second,
-			MaxIdleConnsPerHost:    idleStreams,
+			MaxIdleConnsPerHost:    idleConns,
 			MaxResponseHeaderBytes: maxHeaders,
 			DisableCompression:     true,
 		},
@@ -103,15 +154,18 @@ func New(cfg Config) (*Client, error) {
 // Close ends idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
-// Address is the verifier's, as it was given.
-func (c *Client) Address() string { return c.address }
+// URL is the verifier's.
+func (c *Client) URL() string { return c.url }
 
-func parseAddress(s string) (string, error) {
+// CA is the pinned authority in PEM, nil for an operator's client.
+func (c *Client) CA() []byte { return c.ca }
+
+func parseURL(s string) (*url.URL, error) {
 	u, err := url.Parse(s)
 	if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" {
-		return "", fmt.Errorf("reading verifier address %.200q: expected https://host[:port]", s)
+		return nil, fmt.Errorf("reading the verifier's URL %.200q: expected https://host[:port]", s)
 	}
-	return "https://" + u.Host, nil
+	return u, nil
 }
 
 // do sends one call and returns the body of an answer that is a yes.
@@ -123,9 +177,6 @@ func (c *Client) do(ctx context.Context, r call) ([]byte, error) {
 		return nil, err
 	}
 	defer resp.Body.Close()
-	if r.seen != nil {
-		*r.seen = *resp.TLS
-	}
 	return c.read(resp, max(r.limit, maxAnswer))
 }
 
@@ -139,11 +190,10 @@ type call struct {
 	once         bool   // must not be sent twice by the transport
 	base         string // token to prove possession for, "" for none
 	key          crypto.Signer
-	seen         *tls.ConnectionState // set to who answered
 }
 
 func (c *Client) send(ctx context.Context, r call) (*http.Response, error) {
-	target := c.address + r.path
+	target := c.url + r.path
 	full := target
 	if len(r.query) > 0 {
 		full += "?" + r.query.Encode()
@@ -170,7 +220,7 @@ func (c *Client) send(ctx context.Context, r call) (*http.Response, error) {
 		if u := (*url.Error)(nil); errors.As(err, &u) {
 			err = u.Err // its text would name the URL a second time
 		}
-		return nil, &Unreachable{Address: c.address, Err: fmt.Errorf("%s %s: %w", r.method, r.path, err)}
+		return nil, &Unreachable{URL: c.url, Err: fmt.Errorf("%s %s: %w", r.method, r.path, err)}
 	}
 	return resp, nil
 }
@@ -178,7 +228,7 @@ func (c *Client) send(ctx context.Context, r call) (*http.Response, error) {
 // read returns the body of a yes, and everything else as an error.
 func (c *Client) read(resp *http.Response, limit int64) ([]byte, error) {
 	where := fmt.Sprintf("%s %s", resp.Request.Method, resp.Request.URL.Path)
-	lost := &Unreachable{Address: c.address, Status: resp.StatusCode}
+	lost := &Unreachable{URL: c.url, Status: resp.StatusCode}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
 	if err == nil && int64(len(body)) > limit {
 		err = fmt.Errorf("more than %d bytes", limit)
@@ -236,7 +286,7 @@ func exchange[T any](ctx context.Context, c *Client, r call, v any) (*T, error) 
 	if v != nil {
 		body, err := json.Marshal(v)
 		if err != nil {
-			return nil, fmt.Errorf("calling %s%s: %w", c.address, r.path, err)
+			return nil, fmt.Errorf("calling %s%s: %w", c.url, r.path, err)
 		}
 		r.body, r.media = body, "application/json"
 	}
@@ -246,7 +296,7 @@ func exchange[T any](ctx context.Context, c *Client, r call, v any) (*T, error) 
 	}
 	out := new(T)
 	if err := json.Unmarshal(raw, out); err != nil {
-		return nil, &Unreachable{Address: c.address, Status: http.StatusOK, Err: fmt.Errorf("%s %s: reading the answer: %w", r.method, r.path, err)}
+		return nil, &Unreachable{URL: c.url, Status: http.StatusOK, Err: fmt.Errorf("%s %s: reading the answer: %w", r.method, r.path, err)}
 	}
 	return out, nil
 }

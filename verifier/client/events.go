@@ -42,14 +42,14 @@ func (c *Client) Events(ctx context.Context, base string, key crypto.Signer, nod
 		return err
 	}
 	if media, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type")); err != nil || media != "text/event-stream" {
-		return &Unreachable{Address: c.address, Status: resp.StatusCode, Err: fmt.Errorf("GET %s: expected text/event-stream, found %.80q", r.path, resp.Header.Get("Content-Type"))}
+		return &Unreachable{URL: c.url, Status: resp.StatusCode, Err: fmt.Errorf("GET %s: expected text/event-stream, found %.80q", r.path, resp.Header.Get("Content-Type"))}
 	}
 	err = readEvents(resp.Body, func() { alive.Reset(silence) }, f)
 	if cause := context.Cause(ctx); cause != nil {
 		err = cause
 	}
 	if err != nil {
-		return &Unreachable{Address: c.address, Status: resp.StatusCode, Err: fmt.Errorf("GET %s: %w", r.path, err)}
+		return &Unreachable{URL: c.url, Status: resp.StatusCode, Err: fmt.Errorf("GET %s: %w", r.path, err)}
 	}
 	return nil
 }

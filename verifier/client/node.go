@@ -3,14 +3,12 @@ package client
 import (
 	"context"
 	"crypto"
-	"crypto/tls"
 	"fmt"
 	"net/http"
 	"net/url"
 
 	"github.com/writ-attestation/writ/evidence"
 	"github.com/writ-attestation/writ/verifier/bundle"
-	"github.com/writ-attestation/writ/verifier/keys"
 	"github.com/writ-attestation/writ/verifier/protocol"
 )
 
@@ -48,21 +46,18 @@ func (c *Client) Stopped(ctx context.Context, base string, key crypto.Signer, st
 	return exchange[protocol.Stopped](ctx, c, call{method: http.MethodPost, path: "/v1/stops", base: base, key: key}, stop)
 }
 
-// Domain gets the domain's trust file, on the word of the verifier that answers,
-// and the verifiers' authority in PEM. It is how a node that is provisioned
-// learns whom to believe from then on.
-func (c *Client) Domain(ctx context.Context) (trust *bundle.Trust, ca []byte, err error) {
-	var seen tls.ConnectionState
-	raw, err := c.do(ctx, call{method: http.MethodGet, path: "/v1/domain", seen: &seen})
+// Domain gets the domain's trust file, on the word of the pinned verifier.
+func (c *Client) Domain(ctx context.Context) (*bundle.Trust, error) {
+	raw, err := c.do(ctx, call{method: http.MethodGet, path: "/v1/domain"})
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	trust, err = bundle.ParseTrust(raw)
-	if leaf := seen.PeerCertificates[0]; err == nil && trust.Domain != leaf.URIs[0].Host {
-		err = fmt.Errorf("it is a verifier of %s and answers for %s", leaf.URIs[0].Host, trust.Domain)
+	t, err := bundle.ParseTrust(raw)
+	if err == nil && t.Domain != c.domain {
+		err = fmt.Errorf("a verifier of %s answers for %s", c.domain, t.Domain)
 	}
 	if err != nil {
-		return nil, nil, &Unreachable{Address: c.address, Status: http.StatusOK, Err: fmt.Errorf("GET /v1/domain: %w", err)}
+		return nil, &Unreachable{URL: c.url, Status: http.StatusOK, Err: fmt.Errorf("GET /v1/domain: %w", err)}
 	}
-	return trust, keys.PinnedCA(&seen), nil
+	return t, nil
 }
