@@ -40,7 +40,10 @@ func (r *run) ima() {
 			r.add(f)
 		}
 	}
-	l, err := ima.Parse(content[state.Offset:])
+	l, err := new(ima.List), error(nil)
+	if rest := content[state.Offset:]; len(rest) > 0 { // nothing new is no error
+		l, err = ima.Parse(rest)
+	}
 	if err != nil {
 		r.pcr(imaMalformed, imaPCR, "an IMA list", err.Error(), "send /sys/kernel/security/ima/binary_runtime_measurements unchanged")
 		return

@@ -73,7 +73,7 @@ type Token struct {
 	Workload string `json:"wl,omitempty"`
 	Level    string `json:"level"`
 	Epoch    uint64 `json:"epoch"`
-	Base     int64  `json:"base,omitempty"` // index of the entry of the token it was derived from
+	Base     uint64 `json:"base,omitempty"` // index of the entry of the token it was derived from
 }
 
 // Stop is the end of an execution as its keeper reports it.
