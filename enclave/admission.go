@@ -84,6 +84,8 @@ func (a *admission) admit(g Grant, wall time.Time) (Instant, error) {
 	switch {
 	case a.over:
 		return 0, errors.New("checking the token: the work was revoked")
+	case g.R == "":
+		return 0, errors.New("checking the token: it answers no request")
 	case g.Place != a.here:
 		return 0, errors.New("checking the token: it was asked for in another boot or time namespace")
 	case g.T0 > now:

@@ -108,7 +108,7 @@ func (k *keeper) keep() (*Stop, int, error) {
 		k.abandon()
 		return nil, 0, err
 	}
-	go k.renew(ctx, life)
+	go pace(ctx, life, k.renew, k.renewed)
 	go k.forward()
 	if k.group != nil {
 		_ = urgent() // Detect found that it works; if not any more, we are later, not wrong

@@ -77,7 +77,7 @@ type fakeAgent struct {
 	change  func(c *token.Claims)                    // of claims about to be signed
 	asked   []request
 	keepers []string
-	until   Instant // no token given so far is valid for longer than this
+	latest  Instant // no token given so far is valid for longer than this
 	stops   []Stop
 
 	push chan string
@@ -140,7 +140,7 @@ func (a *fakeAgent) serveLease(w http.ResponseWriter, r *http.Request) {
 	if a.answer != nil {
 		status, body = a.answer(req)
 	} else {
-		a.until = received.Add(a.life)
+		a.latest = received.Add(a.life)
 		body = map[string]string{"token": a.issue(req)}
 	}
 	w.WriteHeader(status)
@@ -205,6 +205,25 @@ func (a *fakeAgent) serveWatch(w http.ResponseWriter, r *http.Request) {
 			_, _ = fmt.Fprintf(w, "event: revocation\ndata: %s\n\n", e)
 		}
 	}
+}
+
+func (a *fakeAgent) answers(f func(req request) (status int, body any)) {
+	a.set(func() { a.answer = f })
+}
+
+func (a *fakeAgent) until() (at Instant) {
+	a.set(func() { at = a.latest })
+	return at
+}
+
+func (a *fakeAgent) lastSeq() (seq uint64) {
+	a.set(func() { seq = a.seq })
+	return seq
+}
+
+func (a *fakeAgent) requests() (r []request) {
+	a.set(func() { r = slices.Clone(a.asked) })
+	return r
 }
 
 func (a *fakeAgent) set(f func()) {

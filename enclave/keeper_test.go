@@ -16,10 +16,11 @@ import (
 )
 
 func TestWorkDiesAtDeadline(t *testing.T) {
+	t.Parallel()
 	a := newAgent(t, 2*time.Second)
 	e := a.prepare(t, "--json-stop").hydra(nil, 60, "sleep")
-	a.set(func() { a.answer = unavailable })
-	sleepPast(a.until.Add(-200 * time.Millisecond))
+	a.answers(unavailable)
+	sleepPast(a.until().Add(-200 * time.Millisecond))
 	e.lives("200 ms before the deadline")
 	e.exits(ExitStopped, "writ: stopped: lapsed at ")
 	s := e.stop(CauseDeadline)
@@ -27,12 +28,13 @@ func TestWorkDiesAtDeadline(t *testing.T) {
 	if s.Level != "E3" || s.LatencyUS <= 0 || s.Stopped.Sub(s.Deadline).Microseconds() != s.LatencyUS {
 		t.Errorf("stop record %+v", s)
 	}
-	if s.Deadline > a.until {
-		t.Errorf("the deadline is %v later than the request and the life of the token allow", s.Deadline.Sub(a.until))
+	if s.Deadline > a.until() {
+		t.Errorf("the deadline is %v later than the request and the life of the token allow", s.Deadline.Sub(a.until()))
 	}
-	if len(a.stops) != 1 || a.stops[0] != s {
+	if a.mu.Lock(); len(a.stops) != 1 || a.stops[0] != s {
 		t.Errorf("the agent was told %+v, the record says %+v", a.stops, s)
 	}
+	a.mu.Unlock()
 	if !strings.Contains(e.said(), `"cause":"deadline"`) {
 		t.Errorf("--json-stop said nothing:\n%s", e.said())
 	}
@@ -41,6 +43,7 @@ func TestWorkDiesAtDeadline(t *testing.T) {
 // The naive twin of the test above: a supervisor with a timer that kills the
 // process group. It is what people write, and most of the hydra outlives it.
 func TestProcessGroupKillIsNotEnough(t *testing.T) {
+	t.Parallel()
 	g, err := newGroup(newID(), 200)
 	if err != nil {
 		t.Fatal(err)
@@ -80,6 +83,7 @@ func TestProcessGroupKillIsNotEnough(t *testing.T) {
 }
 
 func TestKeeperKilled(t *testing.T) {
+	t.Parallel()
 	a := newAgent(t, 10*time.Second)
 	e := a.prepare(t).hydra(nil, 40, "sleep")
 	now := Now()
@@ -91,22 +95,24 @@ func TestKeeperKilled(t *testing.T) {
 }
 
 func TestKeeperStopped(t *testing.T) {
+	t.Parallel()
 	a := newAgent(t, 2*time.Second)
 	e := a.prepare(t).hydra(nil, 40, "sleep")
-	a.set(func() { a.answer = unavailable })
+	a.answers(unavailable)
 	if err := e.cmd.Process.Signal(unix.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
 	e.lives("while the keeper is stopped")
-	e.dies(a.until)
+	e.dies(a.until())
 	e.exits(128+int(unix.SIGKILL), "") // by the kernel's timer
 }
 
 // Only the kernel's own timer can act here.
 func TestKeeperAndInitStopped(t *testing.T) {
+	t.Parallel()
 	a := newAgent(t, 2*time.Second)
 	e := a.prepare(t).hydra(nil, 40, "sleep")
-	a.set(func() { a.answer = unavailable })
+	a.answers(unavailable)
 	init := e.initPID()
 	for _, pid := range []int{e.cmd.Process.Pid, init} {
 		if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
@@ -114,11 +120,12 @@ func TestKeeperAndInitStopped(t *testing.T) {
 		}
 	}
 	e.lives("while keeper and init are stopped")
-	e.dies(a.until)
+	e.dies(a.until())
 	e.exits(128+int(unix.SIGKILL), "")
 }
 
 func TestInitKilled(t *testing.T) {
+	t.Parallel()
 	a := newAgent(t, 10*time.Second)
 	e := a.prepare(t).hydra(nil, 40, "sleep")
 	init := e.initPID()
@@ -131,14 +138,16 @@ func TestInitKilled(t *testing.T) {
 }
 
 func TestBusyLoopsDoNotPostponeTheStop(t *testing.T) {
+	t.Parallel()
 	a := newAgent(t, 2*time.Second)
 	e := a.prepare(t).hydra(nil, 16, "busy")
-	a.set(func() { a.answer = unavailable })
+	a.answers(unavailable)
 	e.exits(ExitStopped, "lapsed")
 	e.dies(e.stop(CauseDeadline).Deadline)
 }
 
 func TestNoTokenNoStart(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		answer func(request) (int, any)
 		code   string
@@ -150,7 +159,7 @@ func TestNoTokenNoStart(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := newAgent(t, 5*time.Second)
-			a.answer = c.answer
+			a.answers(c.answer)
 			e := a.prepare(t).start(nil, "touch", filepath.Join(a.dir, "ran"))
 			e.exits(ExitRefused, c.code)
 			a.notRun(t)
@@ -180,6 +189,7 @@ func (a *fakeAgent) notRun(t *testing.T) {
 }
 
 func TestForgedToken(t *testing.T) {
+	t.Parallel()
 	forger := newAgent(t, 5*time.Second)
 	for name, c := range map[string]struct {
 		answer func(a *fakeAgent, req request) any
@@ -203,7 +213,7 @@ func TestForgedToken(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := newAgent(t, 5*time.Second)
-			a.answer = func(req request) (int, any) { return 200, map[string]any{"token": c.answer(a, req)} }
+			a.answers(func(req request) (int, any) { return 200, map[string]any{"token": c.answer(a, req)} })
 			a.prepare(t).start(nil, "touch", filepath.Join(a.dir, "ran")).exits(ExitRefused, "run/token").exits(ExitRefused, c.says)
 			a.notRun(t)
 		})
@@ -212,6 +222,7 @@ func TestForgedToken(t *testing.T) {
 
 // A token that says what was not asked for is no token.
 func TestTokenForSomethingElse(t *testing.T) {
+	t.Parallel()
 	for name, change := range map[string]func(c *token.Claims){
 		"audience":  func(c *token.Claims) { c.Audience = "spiffe://test.invalid/other" },
 		"issuer":    func(c *token.Claims) { c.Issuer = "https://other.invalid" },
@@ -227,7 +238,7 @@ func TestTokenForSomethingElse(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := newAgent(t, 5*time.Second)
-			a.change = change
+			a.set(func() { a.change = change })
 			a.prepare(t).start(nil, "touch", filepath.Join(a.dir, "ran")).exits(ExitRefused, "run/token")
 			a.notRun(t)
 		})
@@ -236,14 +247,15 @@ func TestTokenForSomethingElse(t *testing.T) {
 
 // A token is good for the keeper that drew its nonce, and no other.
 func TestOldTokenToNewKeeper(t *testing.T) {
+	t.Parallel()
 	a := newAgent(t, 60*time.Second)
 	var old string
-	a.answer = func(req request) (int, any) {
+	a.answers(func(req request) (int, any) {
 		if old == "" {
 			old = a.issue(req)
 		}
 		return 200, map[string]string{"token": old}
-	}
+	})
 	a.prepare(t).start(nil, "true").exits(0, "")
 	a.prepare(t).start(nil, "touch", filepath.Join(a.dir, "ran")).exits(ExitRefused, token.WrongNonce)
 	a.notRun(t)
@@ -252,27 +264,30 @@ func TestOldTokenToNewKeeper(t *testing.T) {
 // The node was reset between two tokens: the second is refused, and the work
 // dies at the deadline of the first.
 func TestTokenFromAnotherBoot(t *testing.T) {
+	t.Parallel()
 	a := newAgent(t, 2*time.Second)
 	e := a.prepare(t).hydra(nil, 4, "sleep")
-	first := a.until
+	first := a.until()
 	a.set(func() { a.boot++ })
 	e.exits(ExitStopped, "bootcount")
 	e.dies(first)
 }
 
 func TestSequenceDoesNotRise(t *testing.T) {
+	t.Parallel()
 	a := newAgent(t, 2*time.Second)
 	e := a.prepare(t).hydra(nil, 4, "sleep")
-	first := a.until
+	first := a.until()
 	a.set(func() { a.change = func(c *token.Claims) { c.Writ.Seq = 1 } })
 	e.exits(ExitStopped, "seq")
 	e.dies(first)
 }
 
 func TestRevocationStopsAtOnce(t *testing.T) {
+	t.Parallel()
 	a := newAgent(t, 60*time.Second)
 	e := a.prepare(t).hydra(nil, 40, "sleep")
-	a.push <- a.event(a.seq)
+	a.push <- a.event(a.lastSeq())
 	now := Now()
 	e.dies(now)
 	e.exits(ExitStopped, "writ: stopped: revoked")
@@ -282,12 +297,11 @@ func TestRevocationStopsAtOnce(t *testing.T) {
 }
 
 func TestSignedDenialStopsAtOnce(t *testing.T) {
+	t.Parallel()
 	a := newAgent(t, 3*time.Second)
 	e := a.prepare(t).hydra(nil, 10, "sleep")
-	a.set(func() {
-		a.answer = func(request) (int, any) {
-			return 403, map[string]any{"title": "denied", "events": []string{a.event(a.seq)}}
-		}
+	a.answers(func(request) (int, any) {
+		return 403, map[string]any{"title": "denied", "events": []string{a.event(a.seq)}}
 	})
 	e.exits(ExitStopped, "writ: stopped: denied")
 	if s := e.stop(CauseDenied); s.Stopped >= s.Deadline {
@@ -297,20 +311,19 @@ func TestSignedDenialStopsAtOnce(t *testing.T) {
 
 // Words that prove nothing change nothing.
 func TestUnsignedRevocationIgnored(t *testing.T) {
+	t.Parallel()
 	a, forger := newAgent(t, 60*time.Second), newAgent(t, time.Second)
 	e := a.prepare(t).hydra(nil, 4, "sleep")
 	for name, event := range map[string]string{
 		"unsigned":      "revoke!",
 		"another's key": forger.event(9),
-		"earlier seq":   a.event(a.seq - 1),
-		"a token":       a.issue(request{Audience: audience, R: strings.Repeat("A", 43), Level: "E3"}),
+		"earlier seq":   a.event(a.lastSeq() - 1),
+		"a token":       admissible(a),
 	} {
 		a.push <- event
 		e.lives(name)
 	}
-	a.set(func() {
-		a.answer = func(request) (int, any) { return 403, map[string]any{"title": "denied", "events": []string{"no"}} }
-	})
+	a.answers(func(request) (int, any) { return 403, map[string]any{"title": "denied", "events": []string{"no"}} })
 	time.Sleep(200 * time.Millisecond)
 	e.lives("after all of them")
 	if e.hasEnded() {
@@ -318,13 +331,20 @@ func TestUnsignedRevocationIgnored(t *testing.T) {
 	}
 }
 
+// admissible is a token, where an event is expected.
+func admissible(a *fakeAgent) (tok string) {
+	a.set(func() { tok = a.issue(request{Audience: audience, R: strings.Repeat("A", 43), Level: "E3"}) })
+	return tok
+}
+
 func TestRenewalKeepsAlive(t *testing.T) {
+	t.Parallel()
 	a := newAgent(t, 2*time.Second)
 	e := a.prepare(t).hydra(nil, 10, "sleep")
-	first := a.until
+	first := a.until()
 	sleepPast(first.Add(1500 * time.Millisecond))
 	e.lives("long after the first deadline")
-	a.set(func() { a.answer = unavailable })
+	a.answers(unavailable)
 	e.exits(ExitStopped, "lapsed")
 	e.dies(e.stop(CauseDeadline).Deadline)
 	a.mu.Lock()
@@ -349,6 +369,7 @@ func TestRenewalKeepsAlive(t *testing.T) {
 
 // The agent may go away and come back while leases live.
 func TestAgentRestarted(t *testing.T) {
+	t.Parallel()
 	a := newAgent(t, 3*time.Second)
 	e := a.prepare(t).hydra(nil, 4, "sleep")
 	if err := os.Rename(a.socket, a.socket+".away"); err != nil {
@@ -363,10 +384,11 @@ func TestAgentRestarted(t *testing.T) {
 }
 
 func TestDrain(t *testing.T) {
+	t.Parallel()
 	a := newAgent(t, 2*time.Second)
 	e := a.prepare(t, "--drain-before", "900ms").start(nil, "sh", "-c", `trap 'echo drained; exit 5' TERM; echo ready; while :; do sleep 0.02; done`)
 	e.eventually("the work is ready", func() bool { return strings.Contains(e.output(), "ready") })
-	a.set(func() { a.answer = unavailable })
+	a.answers(unavailable)
 	e.exits(5, "draining")
 	if s := e.stop(CauseExited); s.Stopped >= s.Deadline || !strings.Contains(e.output(), "drained") {
 		t.Errorf("stop record %+v, output %q", s, e.output())
@@ -374,11 +396,12 @@ func TestDrain(t *testing.T) {
 }
 
 func TestLevelRefused(t *testing.T) {
+	t.Parallel()
 	a := newAgent(t, 5*time.Second)
 	e := a.prepare(t, "--level", "E4").start(nil, "touch", filepath.Join(a.dir, "ran"))
 	e.exits(ExitRefused, "run/level").exits(ExitRefused, "--level E3")
 	a.notRun(t)
-	if len(a.asked) != 0 {
+	if len(a.requests()) != 0 {
 		t.Error("a token was asked for")
 	}
 	e = a.prepare(t).start(nobody(), "touch", filepath.Join(a.dir, "ran"))
@@ -391,16 +414,17 @@ func nobody() *syscall.SysProcAttr {
 }
 
 func TestUnprivilegedE2(t *testing.T) {
+	t.Parallel()
 	a := newAgent(t, 2*time.Second)
 	e := a.prepare(t, "--level", "E2").hydra(nobody(), 20, "sleep")
-	a.set(func() { a.answer = unavailable })
+	a.answers(unavailable)
 	e.exits(ExitStopped, "lapsed")
 	s := e.stop(CauseDeadline)
 	e.dies(s.Deadline)
-	if s.Level != "E2" || a.asked[0].Level != "E2" {
-		t.Errorf("level %s, asked for as %s", s.Level, a.asked[0].Level)
+	if s.Level != "E2" || a.requests()[0].Level != "E2" {
+		t.Errorf("level %s, asked for as %s", s.Level, a.requests()[0].Level)
 	}
-	a.set(func() { a.answer = nil })
+	a.answers(nil)
 	e = a.prepare(t, "--level", "E2").start(nobody(), "sh", "-c", "id -u; grep -E '^(CapEff|CapPrm|CapInh|CapAmb|NoNewPrivs)' /proc/self/status")
 	e.exits(0, "")
 	want := "65534\nCapInh:\t0000000000000000\nCapPrm:\t0000000000000000\nCapEff:\t0000000000000000\nCapAmb:\t0000000000000000\nNoNewPrivs:\t1\n"
@@ -410,6 +434,7 @@ func TestUnprivilegedE2(t *testing.T) {
 }
 
 func TestUnprivilegedKeeperKilled(t *testing.T) {
+	t.Parallel()
 	a := newAgent(t, 10*time.Second)
 	e := a.prepare(t, "--level", "E2").hydra(nobody(), 20, "sleep")
 	now := Now()
@@ -420,6 +445,7 @@ func TestUnprivilegedKeeperKilled(t *testing.T) {
 }
 
 func TestExitCodes(t *testing.T) {
+	t.Parallel()
 	a := newAgent(t, 10*time.Second)
 	file := func(name, text string, mode os.FileMode) string {
 		path := filepath.Join(a.dir, name)
@@ -455,6 +481,7 @@ func TestExitCodes(t *testing.T) {
 }
 
 func TestSignalsAreForwarded(t *testing.T) {
+	t.Parallel()
 	a := newAgent(t, 10*time.Second)
 	for i, s := range []unix.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT} {
 		name := strings.TrimPrefix(unix.SignalName(s), "SIG")
@@ -470,6 +497,7 @@ func TestSignalsAreForwarded(t *testing.T) {
 
 // What the work may not have, it does not have, even as root.
 func TestWorkIsConfined(t *testing.T) {
+	t.Parallel()
 	a := newAgent(t, 10*time.Second)
 	const show = `grep -E '^(NoNewPrivs|CapEff|CapAmb)' /proc/self/status; ulimit -r; ulimit -n; ls /proc/self/fd | wc -l; cat /proc/1/comm; kill -9 1; kill -STOP 1; exec grep NSpid /proc/self/status`
 	e := a.prepare(t).start(nil, "sh", "-c", show)
@@ -504,6 +532,7 @@ func TestWorkIsConfined(t *testing.T) {
 
 // Nothing the work starts outlives it.
 func TestDaemonDiesWithWork(t *testing.T) {
+	t.Parallel()
 	a := newAgent(t, 10*time.Second)
 	pidfile := filepath.Join(a.dir, "beat")
 	e := a.prepare(t).start(nil, "sh", "-c", "setsid sh -c 'while :; do date +%s%N >"+pidfile+"; sleep 0.01; done' & while ! [ -s "+pidfile+" ]; do sleep 0.01; done")
@@ -517,6 +546,7 @@ func TestDaemonDiesWithWork(t *testing.T) {
 
 // The file is replaced between its digest and its execution.
 func TestWorkSwappedAfterDigest(t *testing.T) {
+	t.Parallel()
 	a := newAgent(t, 10*time.Second)
 	work := filepath.Join(a.dir, "work")
 	write(t, work, []byte("#!/bin/sh\nexit 3\n"), 0o755)
@@ -526,21 +556,20 @@ func TestWorkSwappedAfterDigest(t *testing.T) {
 			return 200, map[string]string{"token": a.issue(req)}
 		}
 	}
-	a.answer = swap(func() {
+	a.answers(swap(func() {
 		other := filepath.Join(a.dir, "other")
 		write(t, other, []byte("#!/bin/sh\nexit 4\n"), 0o755)
 		if err := os.Rename(other, work); err != nil {
 			t.Error(err)
 		}
-	})
+	}))
 	a.prepare(t).start(nil, work).exits(ExitRefused, "run/changed") // ctime moves with the link count
-	a.set(func() {
-		a.answer = swap(func() { write(t, work, []byte("#!/bin/sh\nexit 5\n"), 0o755) })
-	})
+	a.answers(swap(func() { write(t, work, []byte("#!/bin/sh\nexit 5\n"), 0o755) }))
 	a.prepare(t).start(nil, work).exits(ExitRefused, "run/changed")
 }
 
 func TestKeeperLeavesNoGroup(t *testing.T) {
+	t.Parallel()
 	a := newAgent(t, 10*time.Second)
 	e := a.prepare(t).start(nil, "true").exits(0, "")
 	for _, h := range [][2]string{{"cgroup2", ""}, {"cgroup", "pids"}} {

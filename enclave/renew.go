@@ -41,32 +41,24 @@ func newID() string {
 	return hex.EncodeToString(b[:])
 }
 
-// renew keeps the token fresh until ctx ends: at a third of its life, and after
-// a failure with growing, scattered pauses. A failure changes nothing else; the
-// deadline does.
-func (k *keeper) renew(ctx context.Context, life time.Duration) {
-	pause := third(life)
-	for sleep(ctx, pause) {
-		next, err := k.again(ctx, life)
+// pace renews until ctx ends: at a third of the token's life, and after a failure
+// with scattered pauses. renew returns the life of the new token. A failure
+// changes nothing else; the deadline does.
+func pace(ctx context.Context, life time.Duration, renew func(context.Context) (time.Duration, error), told func(error)) {
+	for pause := third(life); sleep(ctx, pause); {
+		next, err := renew(ctx)
+		told(err)
 		if err != nil {
-			if !k.failing.Swap(true) {
-				k.warn("renewing: %v", err)
-			}
 			pause = retry(pause, life)
 			continue
 		}
-		if k.failing.Swap(false) {
-			k.warn("renewing: works again")
-		}
-		life = next
-		pause = third(life)
-		runtime.GC() // now, when the deadline is farthest away; see tune
+		life, pause = next, third(next)
 	}
 }
 
-// again renews once and returns the life of the new token.
-func (k *keeper) again(ctx context.Context, life time.Duration) (time.Duration, error) {
-	ctx, cancel := context.WithTimeout(ctx, min(life, 30*time.Second))
+// renew renews once and returns the life of the new token.
+func (k *keeper) renew(ctx context.Context) (time.Duration, error) {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	g, err := k.ask(ctx)
 	if err != nil {
@@ -77,6 +69,19 @@ func (k *keeper) again(ctx context.Context, life time.Duration) (time.Duration, 
 		return 0, err
 	}
 	return deadline.Sub(g.T0), k.extend(deadline)
+}
+
+// renewed follows how renewing goes, and tells people when that changes.
+func (k *keeper) renewed(err error) {
+	switch failed := k.failing.Swap(err != nil); {
+	case err != nil && !failed:
+		k.warn("renewing: %v", err)
+	case err == nil && failed:
+		k.warn("renewing: works again")
+	}
+	if err == nil {
+		runtime.GC() // now, when the deadline is farthest away; see tune
+	}
 }
 
 // third is a third of the life, +-10 %, so that keepers started together do not

@@ -8,7 +8,8 @@
 //
 // The file begins with the number of processes that run; slot i is the 64-bit
 // word at 64*(i+1). It forks without executing, so its children must not need
-// the Go runtime: they make raw system calls only.
+// the Go runtime: they make raw system calls only, and from functions that never
+// look at their stack, where the runtime may have asked them to yield.
 package main
 
 import (
@@ -57,6 +58,7 @@ func main() {
 	stamp(mem, 0, busy)
 }
 
+//go:nosplit
 func fork() uintptr {
 	pid, _, errno := syscall.RawSyscall6(unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
 	if errno != 0 {
@@ -65,8 +67,10 @@ func fork() uintptr {
 	return pid
 }
 
+//go:nosplit
 func raw(call uintptr) { syscall.RawSyscall(call, 0, 0, 0) }
 
+//go:nosplit
 func stamp(mem []byte, i int, busy bool) {
 	slot := (*atomic.Int64)(unsafe.Pointer(&mem[64*(i+1)]))
 	atomic.AddInt64((*int64)(unsafe.Pointer(&mem[0])), 1)
