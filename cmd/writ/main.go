@@ -62,10 +62,21 @@ enrolled; 8 partial.`,
 	root.PersistentFlags().StringVar(&config, "config", os.Getenv("WRIT_CONFIG"), "configuration `file` (default "+defaultConfig+", if there is one)")
 	root.SetVersionTemplate("writ {{.Version}}\n")
 	root.AddCommand(
+		newAgent(),
+		newBundle(),
 		newCollect(),
 		newEventlog(),
+		newFreeze(false),
+		newFreeze(true),
 		newIMA(),
+		newJoinToken(),
+		newLog(),
+		newNode(),
+		newProvision(),
 		newReference(),
+		newRun(),
+		newStatus(),
+		newToken(),
 		newVerify(),
 		newVersion(),
 	)

@@ -1,0 +1,331 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/writ-attestation/writ/attestor"
+	"github.com/writ-attestation/writ/enclave"
+	"github.com/writ-attestation/writ/verifier/client"
+	"github.com/writ-attestation/writ/verifier/protocol"
+)
+
+func newProvision() *cobra.Command {
+	var t tpmFlags
+	var state, joinFile string
+	var verifiers []string
+	cmd := &cobra.Command{
+		Use:   "provision --verifier URL --join-token-file FILE",
+		Short: "Enrol this node's TPM with a domain",
+		Long: `Prove to a verifier that this machine's TPM holds its endorsement keys and the
+domain's attestation key, and remember the domain in the state directory. The
+join token (from writ join-token create) also pins the verifier's CA. It is read
+from a file, - for standard input, or from WRIT_JOIN_TOKEN; it is never an
+argument, which other users could read.
+
+Exit codes: 0 enrolled and active; 3 refused; 5 no verifier answered; 7 no usable
+TPM; 8 enrolled, but pending until an operator approves the node.`,
+		Example: `  sudo writ provision --verifier https://verifier.example.org:8443 --join-token-file join.txt`,
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(verifiers) == 0 {
+				return usageError(cmd, "--verifier URL is needed")
+			}
+			token, err := readJoinToken(cmd, joinFile)
+			if err != nil {
+				return err
+			}
+			d, err := t.open()
+			if err != nil {
+				return err
+			}
+			defer d.Close()
+			c, err := client.Join(cmd.Context(), verifiers[0], token)
+			if err != nil {
+				return remoteError(err)
+			}
+			defer c.Close()
+			trust, err := c.Domain(cmd.Context())
+			if err != nil {
+				return remoteError(err)
+			}
+			out, err := attestor.Provision(cmd.Context(), d, c, trust.Domain, 1, token)
+			if err != nil {
+				return remoteError(tpmError(err))
+			}
+			e := attestor.Enrolment{Domain: trust.Domain, Node: out.Node, Generation: 1, Verifiers: verifiers, CA: string(c.CA())}
+			if err := e.Save(state, trust); err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s\n", out.Node)
+			fmt.Fprintf(cmd.ErrOrStderr(), "enrolled in %s as %s, class %s: %s\n", trust.Domain, out.Node, out.Class, out.Status)
+			if out.Status != "active" {
+				return exit(exitPartial, nil, "")
+			}
+			return nil
+		},
+	}
+	t.add(cmd)
+	f := cmd.Flags()
+	f.StringVar(&state, "state", defaultState, "state `directory` of the node")
+	f.StringSliceVar(&verifiers, "verifier", nil, "`URL` of a verifier (repeatable; the first one enrols)")
+	f.StringVar(&joinFile, "join-token-file", "", "`file` with the join token, - for standard input (default WRIT_JOIN_TOKEN)")
+	return cmd
+}
+
+func readJoinToken(cmd *cobra.Command, path string) (string, error) {
+	if path == "" {
+		if t := os.Getenv("WRIT_JOIN_TOKEN"); t != "" {
+			return strings.TrimSpace(t), nil
+		}
+		return "", usageError(cmd, "--join-token-file FILE or WRIT_JOIN_TOKEN is needed")
+	}
+	raw, err := readInput(cmd, path, 4096)
+	return strings.TrimSpace(string(raw)), err
+}
+
+// remoteError gives errors of talking to a verifier their exit code: its no is
+// 3, a fork of its history 6, its silence 5.
+func remoteError(err error) error {
+	var e *exitError
+	var r *protocol.Refusal
+	switch {
+	case err == nil || errors.As(err, &e):
+		return err
+	case errors.As(err, &r) && r.Code == protocol.DomainFrozen:
+		return exit(exitDiverged, err, "an operator must decide: writ freeze shows the state")
+	case errors.As(err, &r):
+		return exit(exitDenied, err, "")
+	case errors.Is(err, client.ErrUnreachable):
+		return exit(exitUnreached, err, "check the address, and that writd runs there")
+	}
+	return err
+}
+
+func newAgent() *cobra.Command {
+	var t tpmFlags
+	var state, level, logFormat string
+	var verifiers []string
+	var socket attestor.Socket
+	cmd := &cobra.Command{
+		Use:   "agent",
+		Short: "Keep this node's token fresh and serve it locally",
+		Long: `Attest this node to its domain's verifiers, renew its token at a third of its
+life, and serve it to local keepers on a socket. The agent holds no kill switch:
+if it dies, work runs to the deadline of its last token and not longer.
+
+Root, the agent's own user and the users of --allow-uid may use the socket.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			e, err := attestor.LoadEnrolment(state)
+			if err != nil {
+				return tpmError(err)
+			}
+			trust, err := attestor.LoadTrust(state)
+			if err != nil {
+				return err
+			}
+			if len(verifiers) > 0 {
+				e.Verifiers = verifiers
+			}
+			if level == "" {
+				level = enclave.Detect().Level.String()
+			}
+			d, err := t.open()
+			if err != nil {
+				return err
+			}
+			defer d.Close()
+			cfg := attestor.Config{Enrolment: *e, Trust: trust, Dir: state, TPM: d, Logs: t.logs(), Level: level, Log: newLogger(cmd.ErrOrStderr(), logFormat)}
+			for _, address := range e.Verifiers {
+				c, err := client.New(client.Config{URL: address, CA: []byte(e.CA), Domain: e.Domain})
+				if err != nil {
+					return exit(exitUsage, err, "")
+				}
+				defer c.Close()
+				cfg.Verifiers = append(cfg.Verifiers, c)
+			}
+			return runAgent(cmd.Context(), cfg, socket)
+		},
+	}
+	t.add(cmd)
+	f := cmd.Flags()
+	f.StringVar(&state, "state", defaultState, "state `directory` of the node")
+	f.StringSliceVar(&verifiers, "verifier", nil, "use these verifier `URL`s instead of those from provisioning")
+	f.StringVar(&socket.Path, "socket", attestor.SocketPath(), "`path` of the socket")
+	f.UintSliceVar(new([]uint), "allow-uid", nil, "let this `user id` use the socket (repeatable)")
+	f.StringVar(&level, "level", "", "highest enforcement `level` of this node (default: detected)")
+	f.StringVar(&logFormat, "log-format", "text", "log as text or json")
+	cmd.PreRunE = func(cmd *cobra.Command, args []string) error {
+		uids, err := cmd.Flags().GetUintSlice("allow-uid")
+		for _, u := range uids {
+			socket.UIDs = append(socket.UIDs, uint32(u))
+		}
+		return err
+	}
+	return cmd
+}
+
+func newLogger(w io.Writer, format string) *slog.Logger {
+	if format == "json" {
+		return slog.New(slog.NewJSONHandler(w, nil))
+	}
+	return slog.New(slog.NewTextHandler(w, nil))
+}
+
+func runAgent(ctx context.Context, cfg attestor.Config, socket attestor.Socket) error {
+	a, err := attestor.New(cfg)
+	if err != nil {
+		return err
+	}
+	defer a.Close()
+	l, err := socket.Listen()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	served := make(chan error, 1)
+	go func() {
+		served <- a.Serve(ctx, l, socket)
+		cancel()
+	}()
+	err = a.Run(ctx)
+	cancel()
+	return errors.Join(err, <-served)
+}
+
+// agentClient asks the agent on its socket.
+func agentClient(socket string) *http.Client {
+	return &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", socket)
+		}}}
+}
+
+// askAgent fetches a path of the agent; its refusals are problems.
+func askAgent(ctx context.Context, socket, path string, v any) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://agent"+path, nil)
+	if err != nil {
+		return err
+	}
+	res, err := agentClient(socket).Do(req)
+	if err != nil {
+		return exit(exitUnreached, fmt.Errorf("asking the agent at %s: %w", socket, unwrapURL(err)), "start it: writ agent")
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(res.Body, 8<<20))
+	if err != nil {
+		return exit(exitUnreached, fmt.Errorf("asking the agent: %w", err), "")
+	}
+	if res.StatusCode == http.StatusOK {
+		return json.NewDecoder(bytes.NewReader(body)).Decode(v)
+	}
+	var p struct{ Title, Detail string }
+	if err := json.Unmarshal(body, &p); err != nil {
+		return fmt.Errorf("asking the agent: %s", res.Status)
+	}
+	code := exitUnreached
+	if res.StatusCode == http.StatusForbidden {
+		code = exitDenied
+	}
+	return exit(code, fmt.Errorf("%s: %s", p.Title, p.Detail), "")
+}
+
+func unwrapURL(err error) error {
+	if e := (*url.Error)(nil); errors.As(err, &e) {
+		return e.Err
+	}
+	return err
+}
+
+func newStatus() *cobra.Command {
+	var socket string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Say whether this node is legitimate now",
+		Long: `Ask the agent whether this node has a valid token and, if not, why.
+
+Exit codes: 0 legitimate; 3 not legitimate; 5 the agent does not answer.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var s attestor.Status
+			if err := askAgent(cmd.Context(), socket, "/v1/status", &s); err != nil {
+				return err
+			}
+			if asJSON {
+				if err := writeJSON(cmd.OutOrStdout(), s); err != nil {
+					return err
+				}
+			} else {
+				printStatus(cmd.OutOrStdout(), &s)
+			}
+			if !s.Legitimate {
+				return exit(exitDenied, nil, "")
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&socket, "socket", attestor.SocketPath(), "`path` of the agent's socket")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
+	return cmd
+}
+
+func printStatus(w io.Writer, s *attestor.Status) {
+	word := "not legitimate"
+	if s.Legitimate {
+		word = "legitimate"
+	}
+	fmt.Fprintf(w, "node    %s\ndomain  %s\nstate   %s\n", s.Node, s.Domain, word)
+	if s.Legitimate {
+		left := time.Until(time.Unix(s.Expires, 0)).Round(time.Second)
+		fmt.Fprintf(w, "token   seq %d, %s left\n", s.Seq, left)
+	}
+	if s.Problem != "" {
+		fmt.Fprintf(w, "problem %s\n", s.Problem)
+	}
+	var v struct {
+		Findings []struct{ Code, Found, Next string }
+	}
+	if json.Unmarshal(s.Verdict, &v) == nil {
+		for _, f := range v.Findings {
+			fmt.Fprintf(w, "  %s\n    found %s\n    next  %s\n", f.Code, f.Found, f.Next)
+		}
+	}
+}
+
+func newToken() *cobra.Command {
+	var socket, audience string
+	cmd := &cobra.Command{
+		Use:   "token [--audience A]",
+		Short: "Print a token of this node",
+		Long: `Print a fresh legitimacy token for an audience. It is bound to the agent's key:
+whoever presents it must also prove possession.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var g protocol.Grant
+			if err := askAgent(cmd.Context(), socket, "/v1/token?audience="+url.QueryEscape(audience), &g); err != nil {
+				return err
+			}
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), g.Token)
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&socket, "socket", attestor.SocketPath(), "`path` of the agent's socket")
+	cmd.Flags().StringVar(&audience, "audience", "", "`audience` of the token (default the domain's enclave)")
+	return cmd
+}

@@ -1,0 +1,358 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/writ-attestation/writ/verifier/bundle"
+	"github.com/writ-attestation/writ/verifier/client"
+	"github.com/writ-attestation/writ/verifier/keys"
+	"github.com/writ-attestation/writ/verifier/ledger"
+	"github.com/writ-attestation/writ/verifier/protocol"
+	"github.com/writ-attestation/writ/verifier/reference"
+)
+
+// operatorFlags are the flags of every command that governs a domain.
+type operatorFlags struct {
+	operator, verifier string
+	json               bool
+}
+
+func (o *operatorFlags) add(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&o.operator, "operator", "", "the operator's certificate and key, `file` (the first one is operator.pem beside writd's data)")
+	f.StringVar(&o.verifier, "verifier", "", "`URL` of a verifier")
+	f.BoolVar(&o.json, "json", false, "print JSON")
+}
+
+// dial connects as the operator.
+func (o *operatorFlags) dial(cmd *cobra.Command) (*client.Client, error) {
+	if o.operator == "" || o.verifier == "" {
+		return nil, usageError(cmd, "--operator FILE and --verifier URL are needed (or WRIT_OPERATOR and WRIT_VERIFIER)")
+	}
+	raw, err := os.ReadFile(o.operator)
+	if err != nil {
+		return nil, exit(exitUsage, fmt.Errorf("reading the operator's file: %w", err), "")
+	}
+	id, err := keys.ParseIdentity(raw)
+	if err != nil {
+		return nil, exit(exitUsage, err, "")
+	}
+	c, err := client.New(client.Config{URL: o.verifier, Operator: id})
+	if err != nil {
+		return nil, exit(exitUsage, err, "")
+	}
+	return c, nil
+}
+
+// operatorCommand makes a command that does one thing as an operator.
+func operatorCommand(use, short, long string, args cobra.PositionalArgs, run func(cmd *cobra.Command, c *client.Client, o *operatorFlags, args []string) error) *cobra.Command {
+	o := new(operatorFlags)
+	cmd := &cobra.Command{Use: use, Short: short, Long: long, Args: args, RunE: func(cmd *cobra.Command, args []string) error {
+		c, err := o.dial(cmd)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		return remoteError(run(cmd, c, o, args))
+	}}
+	o.add(cmd)
+	return cmd
+}
+
+func newNode() *cobra.Command {
+	cmd := &cobra.Command{Use: "node", Short: "List, approve, suspend and revoke nodes", RunE: needsCommand}
+	cmd.AddCommand(newNodeList(), newNodeShow(),
+		newNodeAct("approve", "active", "Let a node be granted tokens", "Let a pending or suspended node be granted tokens. Evidence alone never does."),
+		newNodeAct("suspend", "suspended", "End a node's tokens until it is approved again", ""),
+		newNodeAct("revoke", "revoked", "End a node's tokens for ever", "End a node's tokens for ever. Its work stops at once where its agent listens, at the deadline otherwise."),
+		newNodeAct("retire", "retired", "Take a node out of service for ever", ""))
+	return cmd
+}
+
+func newNodeList() *cobra.Command {
+	return operatorCommand("list", "List the domain's nodes", "", cobra.NoArgs, func(cmd *cobra.Command, c *client.Client, o *operatorFlags, _ []string) error {
+		nodes := []protocol.Node{}
+		for after := ""; ; {
+			page, err := c.Nodes(cmd.Context(), after, 500)
+			if err != nil {
+				return err
+			}
+			nodes = append(nodes, page.Nodes...)
+			if after = page.Next; after == "" {
+				break
+			}
+		}
+		if o.json {
+			return writeJSON(cmd.OutOrStdout(), nodes)
+		}
+		w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 4, 2, ' ', 0)
+		fmt.Fprintln(w, "NODE\tCLASS\tSTATUS\tSTATE\tSEQ\tLAST")
+		for _, n := range nodes {
+			last := "-"
+			if n.Last != nil {
+				last = fmt.Sprintf("%s %s", time.Unix(n.Last.At, 0).UTC().Format(time.RFC3339), n.Last.Decision)
+			}
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\n", n.ID, n.Class, n.Status, n.State, n.Seq, last)
+		}
+		return w.Flush()
+	})
+}
+
+func newNodeShow() *cobra.Command {
+	return operatorCommand("show NODE", "Show a node and its last decision", "", wantArgs("NODE"), func(cmd *cobra.Command, c *client.Client, o *operatorFlags, args []string) error {
+		n, err := c.Node(cmd.Context(), args[0])
+		if err != nil {
+			return err
+		}
+		if o.json {
+			return writeJSON(cmd.OutOrStdout(), n)
+		}
+		return printNode(cmd.OutOrStdout(), n)
+	})
+}
+
+func printNode(w io.Writer, n *protocol.Node) error {
+	fmt.Fprintf(w, "node      %s\nclass     %s\nstatus    %s\nstate     %s\nseq       %d\nboots     %d\nenrolled  %s\n", n.ID, n.Class, n.Status, n.State, n.Seq, n.BootCount, time.Unix(n.Enrolled, 0).UTC().Format(time.RFC3339))
+	for _, ek := range n.EKs {
+		fmt.Fprintf(w, "ek        %s\n", ek)
+	}
+	if n.Last == nil {
+		return nil
+	}
+	fmt.Fprintf(w, "last      entry %d at %s: %s, %s\n", n.Last.Index, time.Unix(n.Last.At, 0).UTC().Format(time.RFC3339), n.Last.Decision, n.Last.Tier)
+	var findings []struct{ Code, Expected, Found, Next string }
+	if err := json.Unmarshal(n.Last.Findings, &findings); err != nil {
+		return nil
+	}
+	for _, f := range findings {
+		fmt.Fprintf(w, "  %s\n    expected %s\n    found    %s\n    next     %s\n", f.Code, f.Expected, f.Found, f.Next)
+	}
+	return nil
+}
+
+func newNodeAct(verb, status, short, long string) *cobra.Command {
+	var reason string
+	cmd := operatorCommand(verb+" NODE", short, long, wantArgs("NODE"), func(cmd *cobra.Command, c *client.Client, o *operatorFlags, args []string) error {
+		n, err := c.SetStatus(cmd.Context(), args[0], protocol.StatusChange{Status: status, Reason: reason})
+		if err != nil {
+			return err
+		}
+		if o.json {
+			return writeJSON(cmd.OutOrStdout(), n)
+		}
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s is %s\n", n.ID, n.Status)
+		return err
+	})
+	cmd.Flags().StringVar(&reason, "reason", "", "why; the log holds a commitment to it")
+	return cmd
+}
+
+func newJoinToken() *cobra.Command {
+	cmd := &cobra.Command{Use: "join-token", Short: "Make and revoke the tokens nodes enrol with", RunE: needsCommand}
+	var req protocol.NewJoinToken
+	var life time.Duration
+	create := operatorCommand("create --class CLASS", "Make a join token, good once", `Make a join token for a node of a machine class. It is printed once. With --ek,
+the SHA-256 of the node's EK public area (writ node show prints it as ek; the
+TPM's owner reads it on the machine), only that TPM can use it and it enrols
+without an approval.`, cobra.NoArgs, func(cmd *cobra.Command, c *client.Client, o *operatorFlags, _ []string) error {
+		if req.Class == "" {
+			return usageError(cmd, "--class is needed")
+		}
+		req.Life = int64(life.Seconds())
+		j, err := c.MintJoinToken(cmd.Context(), req)
+		if err != nil {
+			return err
+		}
+		if o.json {
+			return writeJSON(cmd.OutOrStdout(), j)
+		}
+		fmt.Fprintf(cmd.ErrOrStderr(), "join token %s, for one node of class %s, until %s\n", j.ID, j.Class, time.Unix(j.Expires, 0).UTC().Format(time.RFC3339))
+		_, err = fmt.Fprintln(cmd.OutOrStdout(), j.Token)
+		return err
+	})
+	create.Flags().StringVar(&req.Class, "class", "", "machine `class` of the node: names its reference set")
+	create.Flags().StringVar(&req.EK, "ek", "", "`digest` of the only EK that may use it")
+	create.Flags().DurationVar(&life, "life", 24*time.Hour, "how long it is good, at most 24h")
+	list := operatorCommand("list", "List join tokens, without their secrets", "", cobra.NoArgs, func(cmd *cobra.Command, c *client.Client, o *operatorFlags, _ []string) error {
+		tokens, err := c.JoinTokens(cmd.Context())
+		if err != nil {
+			return err
+		}
+		if o.json {
+			return writeJSON(cmd.OutOrStdout(), tokens)
+		}
+		w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 4, 2, ' ', 0)
+		fmt.Fprintln(w, "ID\tCLASS\tEXPIRES\tUSED BY\tREVOKED")
+		for _, t := range tokens {
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%v\n", t.ID, t.Class, time.Unix(t.Expires, 0).UTC().Format(time.RFC3339), t.UsedBy, t.Revoked)
+		}
+		return w.Flush()
+	})
+	revoke := operatorCommand("revoke ID", "End a join token", "", wantArgs("ID"), func(cmd *cobra.Command, c *client.Client, o *operatorFlags, args []string) error {
+		return c.RevokeJoinToken(cmd.Context(), args[0])
+	})
+	cmd.AddCommand(create, list, revoke)
+	return cmd
+}
+
+func newBundle() *cobra.Command {
+	var out string
+	var index int64
+	cmd := operatorCommand("bundle NODE -o FILE", "Save a decision with everything it rested on", `Save the latest decision on a node, or the one at --index, as a bundle that writ
+verify checks with no network. Denials too.`, wantArgs("NODE"), func(cmd *cobra.Command, c *client.Client, o *operatorFlags, args []string) error {
+		if out == "" {
+			return usageError(cmd, "-o FILE is needed")
+		}
+		raw, err := c.Bundle(cmd.Context(), args[0], index)
+		if err != nil {
+			return err
+		}
+		if _, err := bundle.Parse(raw); err != nil {
+			return exit(exitInvalid, err, "")
+		}
+		return writeOutput(cmd, out, append(trimNewline(raw), '\n'), 0o644)
+	})
+	cmd.Flags().StringVarP(&out, "output", "o", "", "write the bundle to `file` (- for standard output)")
+	cmd.Flags().Int64Var(&index, "index", -1, "log `index` of the decision (default the latest)")
+	return cmd
+}
+
+func newPublish() *cobra.Command {
+	return operatorCommand("publish FILE", "Publish a signed reference set", `Publish a signed reference set. It comes into force when as many operators have
+published the same bytes as the domain's approvals say.`, wantArgs("FILE"), func(cmd *cobra.Command, c *client.Client, o *operatorFlags, args []string) error {
+		raw, err := readInput(cmd, args[0], 2*reference.MaxSize)
+		if err != nil {
+			return err
+		}
+		p, err := c.Publish(cmd.Context(), trimNewline(raw))
+		if err != nil {
+			return err
+		}
+		if o.json {
+			return writeJSON(cmd.OutOrStdout(), p)
+		}
+		state := "in force"
+		if !p.Active {
+			state = fmt.Sprintf("waiting: %d of %d operators have published it", p.Approvals, p.Needed)
+		}
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s generation %d, digest %s: %s\n", p.Name, p.Generation, p.Digest, state)
+		return err
+	})
+}
+
+func newFreeze(frozen bool) *cobra.Command {
+	use, short, long := "freeze", "Stop the whole domain: no token is issued, every token ends", "Stop the whole domain. One operator can; lifting it takes as many as the domain's approvals say."
+	if !frozen {
+		use, short, long = "unfreeze", "Agree to lift a freeze", "Agree to lift a freeze. It is lifted when enough different operators agree."
+	}
+	var reason string
+	cmd := operatorCommand(use, short, long, cobra.NoArgs, func(cmd *cobra.Command, c *client.Client, o *operatorFlags, _ []string) error {
+		g, err := c.Freeze(cmd.Context(), protocol.GovernanceChange{Frozen: frozen, Reason: reason})
+		if err != nil {
+			return err
+		}
+		if o.json {
+			return writeJSON(cmd.OutOrStdout(), g)
+		}
+		word := "not frozen"
+		if g.Frozen {
+			word = "frozen"
+		}
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "the domain is %s, epoch %d (%d of %d approvals)\n", word, g.Epoch, g.Approvals, g.Needed)
+		return err
+	})
+	cmd.Flags().StringVar(&reason, "reason", "", "why; the log holds a commitment to it")
+	return cmd
+}
+
+func newLog() *cobra.Command {
+	cmd := &cobra.Command{Use: "log", Short: "Read and check the domain's history", RunE: needsCommand}
+	checkpoint := operatorCommand("checkpoint", "Print the latest signed checkpoint", "", cobra.NoArgs, func(cmd *cobra.Command, c *client.Client, _ *operatorFlags, _ []string) error {
+		note, err := c.Checkpoint(cmd.Context())
+		if err != nil {
+			return err
+		}
+		_, err = cmd.OutOrStdout().Write(note)
+		return err
+	})
+	entry := operatorCommand("entry INDEX", "Print an entry of the log", "", wantArgs("INDEX"), func(cmd *cobra.Command, c *client.Client, _ *operatorFlags, args []string) error {
+		i, err := parseIndex(cmd, args[0])
+		if err != nil {
+			return err
+		}
+		a, err := c.Audit(cmd.Context(), i, i+1)
+		if err != nil {
+			return err
+		}
+		if len(a.Entries) != 1 {
+			return exit(exitFailed, fmt.Errorf("no entry %d: the log has %d", i, a.Size), "")
+		}
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s\n", a.Entries[0].Leaf)
+		return err
+	})
+	prove := operatorCommand("prove INDEX", "Print the proof that an entry is in the log", "", wantArgs("INDEX"), func(cmd *cobra.Command, c *client.Client, _ *operatorFlags, args []string) error {
+		i, err := parseIndex(cmd, args[0])
+		if err != nil {
+			return err
+		}
+		p, err := c.Proof(cmd.Context(), i)
+		if err != nil {
+			return err
+		}
+		_, err = io.WriteString(cmd.OutOrStdout(), p)
+		return err
+	})
+	cmd.AddCommand(checkpoint, entry, prove, newLogVerify())
+	return cmd
+}
+
+func parseIndex(cmd *cobra.Command, s string) (uint64, error) {
+	i, err := strconv.ParseUint(s, 10, 62)
+	if err != nil {
+		return 0, usageError(cmd, "INDEX %q is not a number of an entry", s)
+	}
+	return i, nil
+}
+
+func newLogVerify() *cobra.Command {
+	var trust string
+	cmd := &cobra.Command{
+		Use:   "verify ENTRY PROOF --trust FILE",
+		Short: "Check offline that an entry is in the log",
+		Long:  "Check offline, by a trust file's log keys, that the entry in file ENTRY (writ log\nentry) stands in the log as file PROOF (writ log prove) says.",
+		Args:  wantArgs("ENTRY", "PROOF"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if trust == "" {
+				return usageError(cmd, "--trust FILE is needed")
+			}
+			t, err := readTrust(cmd, trust)
+			if err != nil {
+				return err
+			}
+			entry, err := readInput(cmd, args[0], 1<<17)
+			if err != nil {
+				return err
+			}
+			proof, err := readInput(cmd, args[1], 1<<20)
+			if err != nil {
+				return err
+			}
+			index, cp, err := ledger.CheckProof(string(proof), trimNewline(entry), t.Log...)
+			if err != nil {
+				return exit(exitInvalid, err, "")
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "verified: entry %d of %s, under a checkpoint of %d entries\n", index, cp.Origin, cp.Size)
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&trust, "trust", "", "trust `file` of the domain")
+	return cmd
+}

@@ -1,0 +1,133 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// exitRefused is what `writ run` adds to the codes of exit.go, with 124 (stopped
+// because legitimacy lapsed), 126 and 127, which the keeper exits with.
+const exitRefused = 125
+
+const defaultState = "/var/lib/writ"
+
+func newRun() *cobra.Command {
+	var o runOptions
+	cmd := &cobra.Command{
+		Use:   "run [flags] -- COMMAND...",
+		Short: "Run a command only while this node's legitimacy token is valid",
+		Long: `Run COMMAND, and everything it starts, only while a legitimacy token for it is
+valid, and kill all of it at the deadline whatever happens to those who watch
+it. The token is asked for through the node's agent; the keeper, writ-keeper,
+verifies it itself with the issuer keys of the trust file, and renews it.
+
+The keeper takes the place of this process, so signals, standard files and the
+exit code are COMMAND's own. COMMAND runs in a PID, mount and IPC namespace of
+its own, with no way to gain privileges. Daemons it leaves end with it.
+
+Levels: E3 needs root, or a delegated cgroup v2 and real-time priority; E2 works
+for any user who may make user namespaces, and stops later on a busy machine.
+
+Exit codes: COMMAND's own; 124 stopped because legitimacy lapsed, was denied or
+revoked; 125 refused at start, or Writ failed (reason code on standard error);
+126 COMMAND cannot be executed; 127 it is not found; 128+n ended by signal n.`,
+		Example: `  writ run -- ./server --port 8080
+  writ run --level E2 -- make test
+  writ run --drain-before 5s --record stop.json -- ./worker`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return exit(exitRefused, errors.New("run/usage: no COMMAND given"), seeHelp(cmd))
+			}
+			return exit(exitRefused, o.become(args), "")
+		},
+	}
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return exit(exitRefused, fmt.Errorf("run/usage: %w", err), seeHelp(cmd))
+	})
+	f := cmd.Flags()
+	f.SetInterspersed(false) // what follows COMMAND is COMMAND's
+	f.StringVar(&o.level, "level", "E3", "least enforcement `level`; below it nothing is started")
+	f.StringVar(&o.audience, "audience", "", "`audience` of the token (default the domain's enclave)")
+	f.StringVar(&o.socket, "socket", "", "`path` of the agent's socket (default /run/writ/agent.sock, else $XDG_RUNTIME_DIR/writ/agent.sock)")
+	f.StringVar(&o.state, "state", defaultState, "state `directory` of the node")
+	f.StringVar(&o.trust, "trust", "", "trust `file` that pins the issuer's keys (default trust.json in the state directory)")
+	f.StringVar(&o.parent, "parent", os.Getenv("WRIT_EXECUTION"), "`id` of the execution that starts this one (default WRIT_EXECUTION)")
+	f.DurationVar(&o.drain, "drain-before", 0, "send SIGTERM this long before the deadline when renewing has failed")
+	f.IntVar(&o.pids, "pids", 4096, "most processes and threads, where the kernel can bound them")
+	f.StringVar(&o.record, "record", "", "write the stop record, JSON, to `file`")
+	f.BoolVar(&o.jsonStop, "json-stop", false, "write the stop record to standard error")
+	return cmd
+}
+
+type runOptions struct {
+	level, audience, socket, state, trust, parent, record string
+
+	drain    time.Duration
+	pids     int
+	jsonStop bool
+}
+
+// become replaces this process by the keeper. It returns only if it could not.
+func (o *runOptions) become(command []string) error {
+	keeper, err := findKeeper()
+	if err != nil {
+		return fmt.Errorf("run/no-keeper: %w", err)
+	}
+	if err := syscall.Exec(keeper, append([]string{keeper}, o.arguments(command)...), os.Environ()); err != nil {
+		return fmt.Errorf("run/no-keeper: executing %s: %w", keeper, err)
+	}
+	return nil
+}
+
+func (o *runOptions) arguments(command []string) []string {
+	if o.socket == "" {
+		o.socket = defaultSocket()
+	}
+	if o.trust == "" {
+		o.trust = filepath.Join(o.state, "trust.json")
+	}
+	args := []string{"-level", o.level, "-socket", o.socket, "-trust", o.trust, "-audience", o.audience, "-parent", o.parent,
+		"-drain-before", o.drain.String(), "-pids", strconv.Itoa(o.pids), "-record", o.record}
+	if o.jsonStop {
+		args = append(args, "-json-stop")
+	}
+	return append(append(args, "--"), command...)
+}
+
+// defaultSocket is the machine's agent, or else the user's.
+func defaultSocket() string {
+	const system = "/run/writ/agent.sock"
+	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" {
+		if _, err := os.Stat(system); err != nil {
+			return filepath.Join(dir, "writ", "agent.sock")
+		}
+	}
+	return system
+}
+
+// findKeeper prefers the one named by WRIT_KEEPER, then the one installed with
+// this program. Which one ran is in the request for the token, by its digest.
+func findKeeper() (string, error) {
+	if path := os.Getenv("WRIT_KEEPER"); path != "" {
+		return path, nil
+	}
+	if self, err := os.Executable(); err == nil {
+		beside := filepath.Join(filepath.Dir(self), "writ-keeper")
+		if _, err := os.Stat(beside); err == nil {
+			return beside, nil
+		}
+	}
+	path, err := exec.LookPath("writ-keeper")
+	if err != nil {
+		return "", fmt.Errorf("looking for writ-keeper beside writ and in PATH: %w; set WRIT_KEEPER", err)
+	}
+	return path, nil
+}
