@@ -30,6 +30,7 @@ func TestScript(t *testing.T) {
 			env.Setenv("TESTDATA", data)
 			env.Setenv("HOME", env.WorkDir)
 			env.Setenv("NO_COLOR", os.Getenv("NO_COLOR"))
+			env.Setenv("GORACE", "atexit_sleep_ms=0") // else each command ends a second late under -race
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){"exits": exits},
