@@ -142,6 +142,9 @@ func (r *run) place(places []reference.Event, from int, d string) (reference.Jud
 }
 
 func (r *run) judge(rule *reference.PCR, e *eventlog.Event, d string, j reference.Judgement, places []reference.Event, at int) {
+	if j == reference.Allowed {
+		return
+	}
 	found := d + " (" + e.Description() + ")"
 	switch j {
 	case reference.Denied:
