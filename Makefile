@@ -20,7 +20,7 @@ test: tools build
 	CGO_ENABLED=1 $(GO) test -race -timeout 15m ./...
 
 demo: tools build
-	$(BIN)/writ demo
+	$(BIN)/writ dev --demo
 
 bench: tools
 	@printf 'load: %s\n' "$$(cut -d' ' -f1-3 /proc/loadavg)"

@@ -1,0 +1,208 @@
+package main
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"crypto/x509"
+	_ "embed"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pelletier/go-toml/v2"
+
+	"github.com/writ-attestation/writ/verifier/reference"
+)
+
+// exampleConfig is the manual of the configuration: every key with its default.
+// A test holds it against the struct below.
+//
+//go:embed writd.toml
+var exampleConfig []byte
+
+// config is the configuration file. writd.toml explains each key.
+type config struct {
+	Domain             string   `toml:"domain"`
+	Name               string   `toml:"name"`
+	Data               string   `toml:"data"`
+	Listen             string   `toml:"listen"`
+	Admin              string   `toml:"admin"`
+	Addresses          []string `toml:"addresses"`
+	Issuer             string   `toml:"issuer"`
+	TokenLife          duration `toml:"token_life"`
+	Audiences          []string `toml:"audiences"`
+	MinLevel           string   `toml:"min_level"`
+	EKRoots            []string `toml:"ek_roots"`
+	ReferenceKeys      []string `toml:"reference_keys"`
+	ReferenceThreshold int      `toml:"reference_threshold"`
+	Approvals          int      `toml:"approvals"`
+	PublicEntries      bool     `toml:"public_entries"`
+	LogLevel           string   `toml:"log_level"`
+	LogFormat          string   `toml:"log_format"`
+}
+
+// duration is a time in Go's notation: "60s".
+type duration time.Duration
+
+func (d *duration) UnmarshalText(b []byte) error {
+	v, err := time.ParseDuration(string(b))
+	*d = duration(v)
+	return err
+}
+
+func defaults() config {
+	return config{Name: "1", Data: "/var/lib/writd", Listen: "0.0.0.0:8443", Admin: "127.0.0.1:8444", TokenLife: duration(time.Minute), MinLevel: "E3",
+		ReferenceThreshold: 1, Approvals: 2, LogLevel: "info", LogFormat: "json"}
+}
+
+// readConfig reads a file strictly: an unknown key is an error.
+func readConfig(path string) (*config, error) {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading the configuration: %w", err)
+	}
+	c, err := parseConfig(raw)
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", path, err)
+	}
+	return c, nil
+}
+
+func parseConfig(raw []byte) (*config, error) {
+	c := defaults()
+	d := toml.NewDecoder(bytes.NewReader(raw)).DisallowUnknownFields()
+	if err := d.Decode(&c); err != nil {
+		var strict *toml.StrictMissingError
+		var syntax *toml.DecodeError
+		switch {
+		case errors.As(err, &strict):
+			return nil, fmt.Errorf("unknown key:\n%s", strict.String())
+		case errors.As(err, &syntax):
+			line, col := syntax.Position()
+			return nil, fmt.Errorf("line %d, column %d: %w", line, col, err)
+		}
+		return nil, err
+	}
+	return &c, c.check()
+}
+
+var domainRE = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]{0,253}[a-z0-9])?$`)
+
+// check reports everything wrong with the values at once.
+func (c *config) check() error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if !domainRE.MatchString(c.Domain) {
+		bad("domain %q: a lower-case DNS name is needed, such as prod.example.org", c.Domain)
+	}
+	if !domainRE.MatchString(c.Name) {
+		bad("name %q: letters, digits and hyphens are needed", c.Name)
+	}
+	if c.Issuer != "" {
+		if u, err := url.Parse(c.Issuer); err != nil || u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
+			bad("issuer %q: an https URL without query is needed", c.Issuer)
+		}
+	}
+	for key, addr := range map[string]string{"listen": c.Listen, "admin": c.Admin} {
+		if _, _, err := net.SplitHostPort(addr); err != nil {
+			bad("%s %q: %w", key, addr, err)
+		}
+	}
+	if host, _, err := net.SplitHostPort(c.Admin); err == nil && !loopback(host) {
+		bad("admin %q: this listener has no authentication and must be on loopback", c.Admin)
+	}
+	if life := time.Duration(c.TokenLife); life < 2*time.Second || life > 5*time.Minute {
+		bad("token_life %s: 2s to 300s are possible", life)
+	}
+	if !slices.Contains([]string{"E0", "E1", "E2", "E3", "E4"}, c.MinLevel) {
+		bad("min_level %q: expected E0 to E4", c.MinLevel)
+	}
+	if c.Approvals < 1 || c.ReferenceThreshold < 1 {
+		bad("approvals and reference_threshold must be at least 1")
+	}
+	if _, err := c.referenceKeys(); err != nil {
+		bad("reference_keys: %w", err)
+	}
+	if !slices.Contains([]string{"debug", "info", "warn", "error"}, c.LogLevel) || !slices.Contains([]string{"json", "text"}, c.LogFormat) {
+		bad("log_level %q or log_format %q: expected debug, info, warn or error, and json or text", c.LogLevel, c.LogFormat)
+	}
+	return errors.Join(errs...)
+}
+
+func loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || (ip != nil && ip.IsLoopback())
+}
+
+func (c *config) issuer() string {
+	if c.Issuer != "" {
+		return c.Issuer
+	}
+	return "https://" + c.Domain
+}
+
+func (c *config) referenceKeys() ([]ed25519.PublicKey, error) {
+	var out []ed25519.PublicKey
+	for _, text := range c.ReferenceKeys {
+		k, err := reference.ParseKey(strings.TrimSpace(text) + "\n")
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, k)
+	}
+	return out, nil
+}
+
+// ekRoots reads the TPM makers' roots from every file and directory of PEM
+// files that ek_roots names.
+func (c *config) ekRoots() ([][]byte, error) {
+	var out [][]byte
+	for _, path := range c.EKRoots {
+		files := []string{path}
+		if info, err := os.Stat(path); err == nil && info.IsDir() {
+			if files, err = filepath.Glob(filepath.Join(path, "*.pem")); err != nil {
+				return nil, err
+			}
+		}
+		for _, f := range files {
+			raw, err := os.ReadFile(f)
+			if err != nil {
+				return nil, fmt.Errorf("reading ek_roots: %w", err)
+			}
+			roots, err := parseRoots(raw)
+			if err != nil {
+				return nil, fmt.Errorf("reading ek_roots %s: %w", f, err)
+			}
+			out = append(out, roots...)
+		}
+	}
+	return out, nil
+}
+
+func parseRoots(raw []byte) ([][]byte, error) {
+	var out [][]byte
+	for {
+		var b *pem.Block
+		if b, raw = pem.Decode(raw); b == nil {
+			if len(bytes.TrimSpace(raw)) > 0 {
+				return nil, errors.New("text that is not PEM after the last certificate")
+			}
+			return out, nil
+		}
+		if b.Type != "CERTIFICATE" {
+			return nil, fmt.Errorf("expected CERTIFICATE blocks, found %q", b.Type)
+		}
+		if _, err := x509.ParseCertificate(b.Bytes); err != nil {
+			return nil, err
+		}
+		out = append(out, b.Bytes)
+	}
+}

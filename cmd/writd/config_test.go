@@ -1,0 +1,57 @@
+package main
+
+import (
+	"reflect"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// TestExampleConfig holds the commented example against the program: as it
+// stands it is accepted, and with every default written out it says the same.
+func TestExampleConfig(t *testing.T) {
+	plain, err := parseConfig(exampleConfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := regexp.MustCompile(`(?m)^#([a-z_]+ = )`).ReplaceAll(exampleConfig, []byte("$1"))
+	spelt, err := parseConfig(all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []*config{plain, spelt} { // empty and absent lists are the same here
+		v := reflect.ValueOf(c).Elem()
+		for i := range v.NumField() {
+			if f := v.Field(i); f.Kind() == reflect.Slice && f.Len() == 0 {
+				f.SetZero()
+			}
+		}
+	}
+	if !reflect.DeepEqual(plain, spelt) {
+		t.Errorf("defaults of the program %+v\nand of the example %+v", plain, spelt)
+	}
+	typ := reflect.TypeFor[config]()
+	for i := range typ.NumField() {
+		if key := typ.Field(i).Tag.Get("toml"); !regexp.MustCompile(`(?m)^#?` + key + ` = `).Match(exampleConfig) {
+			t.Errorf("%s is not in the example", key)
+		}
+	}
+}
+
+func TestBadConfig(t *testing.T) {
+	for _, c := range []struct{ text, want string }{
+		{`domain = "prod.example.org"` + "\nlisten_addr = \"x\"", "listen_addr"},
+		{`domain = "Prod.Example.org"`, "lower-case"},
+		{"domain = \"a.b\"\ntoken_life = \"1h\"", "2s to 300s"},
+		{"domain = \"a.b\"\nadmin = \"0.0.0.0:8444\"", "loopback"},
+		{"domain = \"a.b\"\nissuer = \"http://a.b\"", "https"},
+		{"domain = \"a.b\"\nmin_level = \"E9\"", "E0 to E4"},
+		{"domain = \"a.b\"\nreference_keys = [\"x\"]", "PEM"},
+		{"domain = \"a.b\"\napprovals = 0", "at least 1"},
+		{"domain = ", "line 1"},
+	} {
+		if _, err := parseConfig([]byte(c.text)); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%q: %v, want an error with %q", c.text, err, c.want)
+		}
+	}
+}

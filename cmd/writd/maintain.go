@@ -1,0 +1,185 @@
+package main
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/writ-attestation/writ/internal/durable"
+	"github.com/writ-attestation/writ/verifier/keys"
+	"github.com/writ-attestation/writ/verifier/ledger"
+	"github.com/writ-attestation/writ/verifier/store"
+)
+
+// dataCommand makes a command on a data directory, named by --config or --data.
+func dataCommand(use, short, long string, run func(cmd *cobra.Command, c *config) error) *cobra.Command {
+	var path, data, domain string
+	cmd := &cobra.Command{Use: use, Short: short, Long: long, Args: cobra.NoArgs, RunE: runs(func(cmd *cobra.Command, _ []string) error {
+		if path == "" && data != "" && domain != "" {
+			c := defaults()
+			c.Data, c.Domain = data, domain
+			return run(cmd, &c)
+		}
+		c, err := configured(path)
+		if err != nil {
+			return err
+		}
+		return run(cmd, c)
+	})}
+	cmd.Flags().StringVar(&path, "config", "", "configuration `file`")
+	cmd.Flags().StringVar(&data, "data", "", "data `directory`, with --domain instead of a configuration")
+	cmd.Flags().StringVar(&domain, "domain", "", "trust `domain`")
+	return cmd
+}
+
+func newMigrate() *cobra.Command {
+	return dataCommand("migrate", "Bring the database's schema up to date", "Bring the database's schema up to date. writd serve does so by itself; a schema\nnewer than this program is refused.", func(cmd *cobra.Command, c *config) error {
+		s, err := store.OpenSQLite(cmd.Context(), filepath.Join(c.Data, databaseFile))
+		if err != nil {
+			return err
+		}
+		return s.Close()
+	})
+}
+
+func newFsck() *cobra.Command {
+	return dataCommand("fsck", "Derive the whole history again and compare", `Read every entry and derive tree, tiles, head and guard file again. It only
+reads, and may run beside a verifier in use.
+
+Exit codes: 0 clean; 4 something does not hold, each named.`, func(cmd *cobra.Command, c *config) error {
+		k, err := keys.Open(c.Data, c.Domain, false, time.Now())
+		if err != nil {
+			return err
+		}
+		s, err := store.ReadSQLite(cmd.Context(), filepath.Join(c.Data, databaseFile))
+		if err != nil {
+			return err
+		}
+		defer s.Close()
+		vkey, err := ledger.VerifierKey(c.Domain+"/log", k.Log.Public().(ed25519.PublicKey))
+		if err != nil {
+			return err
+		}
+		damage, err := s.Check(cmd.Context())
+		if err != nil {
+			return err
+		}
+		r, err := ledger.Fsck(cmd.Context(), s, filepath.Join(c.Data, guardFile), vkey)
+		if err != nil {
+			return err
+		}
+		return report(cmd.OutOrStdout(), damage, r)
+	})
+}
+
+func report(w io.Writer, damage []string, r ledger.Report) error {
+	fmt.Fprintf(w, "%d entries, root %s, %d full tiles, guard file at %d\n", r.Size, r.Root, r.Tiles, r.Guarded)
+	for _, d := range damage {
+		fmt.Fprintf(w, "problem: database: %s\n", d)
+	}
+	for _, p := range r.Problems {
+		fmt.Fprintf(w, "problem: %s\n", p)
+	}
+	for _, n := range r.Warnings {
+		fmt.Fprintf(w, "note: %s\n", n)
+	}
+	if n := len(damage) + len(r.Problems); n > 0 {
+		return failure{exitInvalid, fmt.Errorf("%d problems", n)}
+	}
+	fmt.Fprintln(w, "clean")
+	return nil
+}
+
+func newBackup() *cobra.Command {
+	var out string
+	cmd := dataCommand("backup -o FILE", "Copy the database while it is in use", "Write a consistent copy of the database. Keys and guard file are not in it: back\nup the data directory's keys folder once, apart.", func(cmd *cobra.Command, c *config) error {
+		if out == "" {
+			return failure{exitUsage, errors.New("-o FILE is needed")}
+		}
+		s, err := store.ReadSQLite(cmd.Context(), filepath.Join(c.Data, databaseFile))
+		if err != nil {
+			return err
+		}
+		defer s.Close()
+		return s.Backup(cmd.Context(), out)
+	})
+	cmd.Flags().StringVarP(&out, "output", "o", "", "`file` to write; it must not exist")
+	return cmd
+}
+
+func newRestore() *cobra.Command {
+	var from string
+	cmd := dataCommand("restore --from FILE", "Put a backup in place of a lost database", `Put a backup where the database was. It refuses to replace one that is there.
+
+A backup older than the guard file is a rollback: writd serve then refuses, for
+revocations may be missing from it. Only the newest backup of a database whose
+last commits were never answered can be served again.`, func(cmd *cobra.Command, c *config) error {
+		if from == "" {
+			return failure{exitUsage, errors.New("--from FILE is needed")}
+		}
+		return restore(cmd.Context(), from, filepath.Join(c.Data, databaseFile))
+	})
+	cmd.Flags().StringVar(&from, "from", "", "the backup `file`")
+	return cmd
+}
+
+func restore(ctx context.Context, from, to string) error {
+	if _, err := os.Stat(to); err == nil {
+		return failure{exitUsage, fmt.Errorf("%s exists; move it away first, and keep it", to)}
+	}
+	s, err := store.ReadSQLite(ctx, from)
+	if err != nil {
+		return err
+	}
+	problems, err := s.Check(ctx)
+	if err = errors.Join(err, s.Close()); err != nil {
+		return err
+	}
+	if len(problems) > 0 {
+		return failure{exitInvalid, fmt.Errorf("%s is damaged: %s", from, problems[0])}
+	}
+	raw, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	return durable.WriteFile(to, raw, 0o600)
+}
+
+func newIssueOperator() *cobra.Command {
+	var name, out string
+	var roles []string
+	var life time.Duration
+	cmd := dataCommand("operator --name NAME -o FILE", "Issue an operator's certificate", `Issue a certificate and key for a further operator, into a file for --operator.
+It needs the domain's operator CA, so it runs beside the verifier's data.
+
+Roles: viewer, auditor, operator, approver. None contains another.`, func(cmd *cobra.Command, c *config) error {
+		if name == "" || out == "" {
+			return failure{exitUsage, errors.New("--name and -o are needed")}
+		}
+		k, err := keys.Open(c.Data, c.Domain, false, time.Now())
+		if err != nil {
+			return err
+		}
+		op := keys.Operator{Name: name}
+		for _, r := range roles {
+			op.Roles = append(op.Roles, keys.Role(r))
+		}
+		raw, err := k.IssueOperator(op, life, time.Now())
+		if err != nil {
+			return failure{exitUsage, err}
+		}
+		return durable.WriteFile(out, raw, 0o600)
+	})
+	cmd.Flags().StringVar(&name, "name", "", "`name` of the operator, as the history shows it")
+	cmd.Flags().StringVarP(&out, "output", "o", "", "`file` to write, mode 0600")
+	cmd.Flags().StringSliceVar(&roles, "role", []string{"viewer"}, "`role` (repeatable)")
+	cmd.Flags().DurationVar(&life, "life", 90*24*time.Hour, "how long the certificate is good")
+	return cmd
+}

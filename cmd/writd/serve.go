@@ -1,0 +1,206 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/writ-attestation/writ/verifier"
+	"github.com/writ-attestation/writ/verifier/api"
+	"github.com/writ-attestation/writ/verifier/keys"
+	"github.com/writ-attestation/writ/verifier/ledger"
+	"github.com/writ-attestation/writ/verifier/store"
+)
+
+// Files of the data directory, beside those of package keys.
+const (
+	databaseFile = "writ.db"
+	guardFile    = "log.guard"
+	devMark      = "DEVELOPMENT" // only `writd dev` serves a directory with it
+)
+
+func newServe() *cobra.Command {
+	var path string
+	var adopt bool
+	cmd := &cobra.Command{Use: "serve --config FILE", Short: "Run a verifier", Args: cobra.NoArgs,
+		Long: `Run a verifier until it is told to stop. The first start makes the domain's keys
+and the first operator's certificate in the data directory.`,
+		RunE: runs(func(cmd *cobra.Command, _ []string) error {
+			c, err := configured(path)
+			if err != nil {
+				return err
+			}
+			if _, err := os.Stat(filepath.Join(c.Data, devMark)); err == nil {
+				return failure{exitUsage, fmt.Errorf("%s was made by writ dev, whose keys and TPM maker are for play; use another data directory", c.Data)}
+			}
+			v, err := open(cmd.Context(), c, newLogger(cmd.ErrOrStderr(), c), adopt)
+			if err != nil {
+				return err
+			}
+			defer v.Close()
+			return v.serve(cmd.Context(), c.Listen, c.Admin, nil)
+		})}
+	cmd.Flags().StringVar(&path, "config", "", "configuration `file`")
+	cmd.Flags().BoolVar(&adopt, "adopt", false, "once: write a lost guard file from the store, trusting that nothing is missing from it")
+	return cmd
+}
+
+func newLogger(w io.Writer, c *config) *slog.Logger {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(c.LogLevel)); err != nil {
+		level = slog.LevelInfo // check has refused anything else
+	}
+	o := &slog.HandlerOptions{Level: level}
+	if c.LogFormat == "text" {
+		return slog.New(slog.NewTextHandler(w, o))
+	}
+	return slog.New(slog.NewJSONHandler(w, o))
+}
+
+// running is an open verifier.
+type running struct {
+	cfg    *config
+	log    *slog.Logger
+	store  *store.SQLite
+	ledger *ledger.Log
+	keys   *keys.Keys
+	svc    *verifier.Service
+}
+
+// open opens store, keys, log and service in the only safe order: keys are made
+// only where nothing was ever signed.
+func open(ctx context.Context, c *config, log *slog.Logger, adopt bool) (v *running, err error) {
+	v = &running{cfg: c, log: log}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, v.Close())
+		}
+	}()
+	if err := os.MkdirAll(c.Data, 0o700); err != nil {
+		return nil, fmt.Errorf("opening the data directory: %w", err)
+	}
+	if v.store, err = store.OpenSQLite(ctx, filepath.Join(c.Data, databaseFile)); err != nil {
+		return nil, err
+	}
+	empty, err := unused(ctx, v.store, filepath.Join(c.Data, guardFile))
+	if err != nil {
+		return nil, err
+	}
+	if v.keys, err = keys.Open(c.Data, c.Domain, empty, time.Now()); err != nil {
+		return nil, err
+	}
+	if v.ledger, err = ledger.Open(ctx, ledger.Config{Store: v.store, Origin: c.Domain + "/log", Key: v.keys.Log, GuardFile: filepath.Join(c.Data, guardFile), Adopt: adopt, Log: log}); err != nil {
+		return nil, err
+	}
+	v.svc, err = v.service(ctx)
+	return v, err
+}
+
+// unused reports that neither store nor guard file knows of any history.
+func unused(ctx context.Context, s *store.SQLite, guard string) (bool, error) {
+	head, err := s.Head(ctx)
+	if err != nil {
+		return false, err
+	}
+	_, err = os.Stat(guard)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, fmt.Errorf("looking for the guard file: %w", err)
+	}
+	return head.Size == 0 && err != nil, nil
+}
+
+func (v *running) service(ctx context.Context) (*verifier.Service, error) {
+	c := v.cfg
+	roots, err := c.ekRoots()
+	if err != nil {
+		return nil, failure{exitUsage, err}
+	}
+	signers, err := c.referenceKeys()
+	if err != nil {
+		return nil, failure{exitUsage, err}
+	}
+	return verifier.New(ctx, verifier.Config{
+		Domain: c.Domain, Name: c.Name, Issuer: c.issuer(), Build: "writ " + version, Log: v.ledger, Slog: v.log,
+		EKRoots: roots, TokenKey: v.keys.Token, TokenKeyID: v.keys.TokenID(), TokenKeys: v.keys.TokenKeys(), ChallengeKey: v.keys.Challenge, KeyIDs: v.keys.IDs(),
+		ReferenceKeys: signers, ReferenceThreshold: c.ReferenceThreshold, Approvals: c.Approvals,
+		TokenLife: time.Duration(c.TokenLife), Audiences: c.Audiences, MinLevel: c.MinLevel,
+	})
+}
+
+// serve answers on both addresses until ctx is done. ready is told the addresses
+// it listens on.
+func (v *running) serve(ctx context.Context, public, admin string, ready func(public, admin net.Addr) error) error {
+	p, err := net.Listen("tcp", public)
+	if err != nil {
+		return fmt.Errorf("listening for nodes: %w", err)
+	}
+	defer p.Close()
+	a, err := net.Listen("tcp", admin)
+	if err != nil {
+		return fmt.Errorf("listening for the administrator: %w", err)
+	}
+	defer a.Close()
+	hosts := v.cfg.Addresses
+	if len(hosts) == 0 {
+		hosts = []string{"localhost", "127.0.0.1"}
+		if name, err := os.Hostname(); err == nil {
+			hosts = append(hosts, name)
+		}
+	}
+	s, err := api.New(api.Config{Service: v.svc, Keys: v.keys, Name: v.cfg.Name, Hosts: hosts, PublicEntries: v.cfg.PublicEntries, Version: version, Log: v.log})
+	if err != nil {
+		return err
+	}
+	if ready != nil {
+		if err := ready(p.Addr(), a.Addr()); err != nil {
+			return err
+		}
+	}
+	v.log.InfoContext(ctx, "serving", "domain", v.cfg.Domain, "address", p.Addr().String(), "admin", a.Addr().String(), "entries", v.ledger.Size(), "operator", filepath.Join(v.cfg.Data, "operator.pem"))
+	return until(ctx, s, p, a)
+}
+
+// stopTime is how long requests may take to finish when told to stop.
+const stopTime = 10 * time.Second
+
+// until serves both listeners until ctx is done or one of them fails.
+func until(ctx context.Context, s *api.Server, public, admin net.Listener) error {
+	ended := make(chan error, 2)
+	go func() { ended <- s.Serve(public) }()
+	go func() { ended <- s.ServeAdmin(admin) }()
+	var err error
+	running := 2
+	select {
+	case <-ctx.Done():
+	case err = <-ended:
+		running--
+	}
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
+	defer cancel()
+	err = errors.Join(err, s.Shutdown(stop))
+	for range running {
+		err = errors.Join(err, <-ended)
+	}
+	return err
+}
+
+// Close ends what was opened.
+func (v *running) Close() error {
+	var errs []error
+	if v.ledger != nil {
+		errs = append(errs, v.ledger.Close())
+	}
+	if v.store != nil {
+		errs = append(errs, v.store.Close())
+	}
+	return errors.Join(errs...)
+}
