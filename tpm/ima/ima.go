@@ -6,10 +6,10 @@
 // is read, so entries after that prefix are normal and prove nothing. A
 // violation extends a constant: its path and digest stay unproven text. No hash
 // covers the PCR index and the template name. Paths name what was opened in
-// somebody's mount namespace; go by digests. The list
-// carries SHA-1 template hashes whatever the bank: other banks are recomputed
-// from the template data, and a kernel that lacks a bank's hash pads it with
-// SHA-1 instead, which no replay here will match.
+// somebody's mount namespace; go by digests. The list carries SHA-1 template
+// hashes whatever the bank: other banks are recomputed from the template data,
+// and a kernel that lacks a bank's hash pads it with SHA-1 instead, which no
+// replay here will match.
 //
 // The layout is that of the kernel's security/integrity/ima/ima_fs.c. It is
 // written in the machine's byte order; this package reads little-endian, which
