@@ -62,6 +62,9 @@ func (s *Service) Attest(ctx context.Context, body []byte) (*protocol.Outcome, e
 }
 
 func (s *Service) attest(ctx context.Context, ev *evidence.Evidence, req evidence.Request, digest string) (*protocol.Outcome, error) {
+	if err := s.ClockSound(); err != nil {
+		return nil, err
+	}
 	n, err := s.Node(ctx, ev.Quote.Node)
 	if err != nil {
 		return nil, err

@@ -51,6 +51,9 @@ func (s *Service) checkChallenge(n *Node, nonce []byte, now time.Time) (int64, e
 // Challenge issues a nonce to an enrolled node. known is the last checkpoint
 // the node holds, empty when it has none.
 func (s *Service) Challenge(ctx context.Context, node, known string) (protocol.Challenge, error) {
+	if err := s.ClockSound(); err != nil {
+		return protocol.Challenge{}, err
+	}
 	n, err := s.Node(ctx, node)
 	if err != nil {
 		return protocol.Challenge{}, err

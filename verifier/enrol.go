@@ -48,6 +48,9 @@ type enrollment struct {
 // Enroll checks the join token, then the keys, and answers with credentials
 // that only the right TPM can activate. Nothing is spent before it has.
 func (s *Service) Enroll(ctx context.Context, req protocol.EnrollRequest) (*protocol.EnrollChallenge, error) {
+	if err := s.ClockSound(); err != nil {
+		return nil, err
+	}
 	now := s.cfg.Now()
 	join, err := s.checkJoin(ctx, req.JoinToken, now)
 	if err != nil {

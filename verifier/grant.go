@@ -81,6 +81,9 @@ func recordToken(c *token.Claims, parent string, base uint64) *bundle.Token {
 // token, for one execution or another audience. It rests on the same verdict,
 // ends at the same second, and costs no quote.
 func (s *Service) Token(ctx context.Context, base *token.Claims, req evidence.Request) (*protocol.Grant, error) {
+	if err := s.ClockSound(); err != nil {
+		return nil, err
+	}
 	if err := s.permitted(req); err != nil {
 		return nil, err
 	}

@@ -49,8 +49,10 @@ type domain struct {
 	log    *ledger.Log
 	cfg    verifier.Config
 
-	mu   sync.Mutex
-	step time.Duration // of the verifier's clock against the real one
+	mu     sync.Mutex
+	began  time.Time
+	step   time.Duration // of the verifier's wall clock
+	passed time.Duration // time that went by on every clock
 }
 
 func newDomain(t testing.TB, change ...func(*verifier.Config)) *domain {
@@ -59,7 +61,7 @@ func newDomain(t testing.TB, change ...func(*verifier.Config)) *domain {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &domain{t: t, dir: t.TempDir(), maker: maker}
+	d := &domain{t: t, dir: t.TempDir(), maker: maker, began: time.Now()}
 	d.refKey = ed25519.NewKeyFromSeed(make([]byte, 32))
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -69,7 +71,7 @@ func newDomain(t testing.TB, change ...func(*verifier.Config)) *domain {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.cfg = verifier.Config{Domain: "test.invalid", Name: "1", Issuer: "https://test.invalid", Build: "writ test", Slog: slog.New(slog.DiscardHandler), Now: d.now,
+	d.cfg = verifier.Config{Domain: "test.invalid", Name: "1", Issuer: "https://test.invalid", Build: "writ test", Slog: slog.New(slog.DiscardHandler), Now: d.now, SinceBoot: d.sinceBoot,
 		EKRoots: [][]byte{maker.Root().Raw}, TokenKey: key, TokenKeyID: keys.IDs()[0], TokenKeys: keys, ChallengeKey: make([]byte, 32), KeyIDs: map[string]string{"token": keys.IDs()[0]},
 		ReferenceKeys: []ed25519.PublicKey{d.refKey.Public().(ed25519.PublicKey)}, ReferenceThreshold: 1, Approvals: 1, TokenLife: time.Minute, MinLevel: "E0"}
 	for _, c := range change {
@@ -106,7 +108,21 @@ func bytes32(b byte) []byte {
 func (d *domain) now() time.Time {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return time.Now().Add(d.step)
+	return time.Now().Add(d.passed + d.step)
+}
+
+func (d *domain) sinceBoot() time.Duration {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return time.Since(d.began) + d.passed
+}
+
+// pass lets time go by; stepClock sets the wall clock alone, as an attacker or
+// a broken time source does.
+func (d *domain) pass(by time.Duration) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.passed += by
 }
 
 func (d *domain) stepClock(by time.Duration) {

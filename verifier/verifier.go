@@ -32,15 +32,17 @@ import (
 
 // Config is everything a Service needs. Policy fields left zero deny.
 type Config struct {
-	Domain  string // trust domain, such as prod.example.org
-	Name    string // of this verifier within the domain
-	Issuer  string // iss of tokens and events, an https URL
-	Build   string // version, for ear_verifier_id
-	Log     *ledger.Log
-	Slog    *slog.Logger
-	Now     func() time.Time
-	Rand    io.Reader // crypto/rand.Reader
-	EKRoots [][]byte  // DER of the TPM makers' roots
+	Domain string // trust domain, such as prod.example.org
+	Name   string // of this verifier within the domain
+	Issuer string // iss of tokens and events, an https URL
+	Build  string // version, for ear_verifier_id
+	Log    *ledger.Log
+	Slog   *slog.Logger
+	Now    func() time.Time
+
+	SinceBoot func() time.Duration // CLOCK_BOOTTIME: nobody can set it
+	Rand      io.Reader            // crypto/rand.Reader
+	EKRoots   [][]byte             // DER of the TPM makers' roots
 
 	TokenKey     crypto.Signer     // P-256
 	TokenKeyID   string            // its RFC 7638 thumbprint
@@ -62,6 +64,7 @@ type Service struct {
 	cfg   Config
 	log   *ledger.Log
 	hub   hub
+	clock ledger.ClockGuard
 	held  held
 	sets  sync.Map // parsed reference sets in force, by digest
 	roots [][]byte
@@ -88,12 +91,17 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 		return nil, errors.New("starting the verifier: domain, issuer, log and logger are needed")
 	case len(cfg.ChallengeKey) != 32 || cfg.TokenKey == nil || cfg.TokenKeyID == "":
 		return nil, errors.New("starting the verifier: a token key and a challenge key of 32 bytes are needed")
+	case cfg.SinceBoot == nil:
+		return nil, errors.New("starting the verifier: a clock that counts since boot is needed")
 	case cfg.TokenLife < 2*time.Second || cfg.TokenLife > token.MaxLife:
 		return nil, fmt.Errorf("starting the verifier: token_life %s is not between 2s and %s", cfg.TokenLife, token.MaxLife)
 	case cfg.ReferenceThreshold < 1 || cfg.Approvals < 1:
 		return nil, errors.New("starting the verifier: reference_threshold and approvals must be at least 1")
 	}
 	s := &Service{cfg: cfg, log: cfg.Log, roots: cfg.EKRoots}
+	if err := s.ClockSound(); err != nil { // the first reading
+		return nil, err
+	}
 	s.hub.init()
 	s.held.init()
 	if err := s.start(ctx); err != nil {

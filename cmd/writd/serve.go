@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/writ-attestation/writ/verifier"
 	"github.com/writ-attestation/writ/verifier/api"
@@ -129,11 +130,20 @@ func (v *running) service(ctx context.Context) (*verifier.Service, error) {
 		return nil, failure{exitUsage, err}
 	}
 	return verifier.New(ctx, verifier.Config{
-		Domain: c.Domain, Name: c.Name, Issuer: c.issuer(), Build: "writ " + version, Log: v.ledger, Slog: v.log,
+		Domain: c.Domain, Name: c.Name, Issuer: c.issuer(), Build: "writ " + version, Log: v.ledger, Slog: v.log, SinceBoot: sinceBoot,
 		EKRoots: roots, TokenKey: v.keys.Token, TokenKeyID: v.keys.TokenID(), TokenKeys: v.keys.TokenKeys(), ChallengeKey: v.keys.Challenge, KeyIDs: v.keys.IDs(),
 		ReferenceKeys: signers, ReferenceThreshold: c.ReferenceThreshold, Approvals: c.Approvals,
 		TokenLife: time.Duration(c.TokenLife), Audiences: c.Audiences, MinLevel: c.MinLevel,
 	})
+}
+
+// sinceBoot reads the clock that counts suspends and that nobody can set.
+func sinceBoot() time.Duration {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
+		return 0 // a step, as the verifier sees it: it stops issuing
+	}
+	return time.Duration(t.Nano())
 }
 
 // serve answers on both addresses until ctx is done. ready is told the addresses

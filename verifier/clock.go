@@ -1,0 +1,14 @@
+package verifier
+
+import "github.com/writ-attestation/writ/verifier/protocol"
+
+// ClockSound refuses while the wall clock cannot be trusted: it was stepped
+// against the time since boot, or is behind the log. A clock set back would
+// revive what has lapsed (security rule 19). Restarting the verifier confirms
+// the time; the log still refuses one that is behind it.
+func (s *Service) ClockSound() error {
+	if err := s.clock.Check(s.cfg.Now(), s.cfg.SinceBoot()); err != nil {
+		return protocol.Refuse(protocol.ClockUnsound, "%v; put the clock right and restart the verifier", err)
+	}
+	return nil
+}
