@@ -59,96 +59,69 @@ type part struct {
 }
 
 // run is the committer: one transaction at a time, each for all drafts that are
-// waiting when it has the head lock. The guard file of one batch is written
-// while the next one commits.
+// waiting when it has the head lock.
 func (l *Log) run(ctx context.Context) {
-	committed := make(chan *batch, 4)
-	guarded := make(chan struct{})
-	go func() {
-		defer close(guarded)
-		for b := range committed {
-			l.release(b, committed)
-		}
-	}()
-	defer func() {
-		close(committed)
-		<-guarded
-		close(l.done)
-	}()
+	defer close(l.done)
 	tip := l.current()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-l.queue.wake:
-		}
-		if b := l.commit(ctx, &tip); b != nil {
-			committed <- b
+			tip = l.commit(ctx, tip)
 		}
 	}
 }
 
-// commit runs one transaction. tip is the head as this process last committed
-// or read it; it moves on. Requests that are not in the batch it returns have
-// had their answer.
-func (l *Log) commit(ctx context.Context, tip **head) *batch {
+// commit runs one transaction and answers everybody whose draft it took. tip is
+// the head as this process last committed or read it; the new one is returned.
+func (l *Log) commit(ctx context.Context, tip *head) *head {
 	tx, err := l.store.Begin(ctx)
 	// The queue is taken under the lock, not before: what came during the wait
 	// goes along, and a draft that was taken always gets its answer from here.
 	requests := l.queue.take()
 	if err != nil {
 		refuse(requests, fmt.Errorf("locking the head: %w", err))
-		return nil
+		return tip
 	}
 	defer tx.Rollback()
 	if len(requests) == 0 {
-		return nil
+		return tip
 	}
-	if *tip, err = l.catchUp(ctx, *tip, tx.Head()); err != nil {
+	if tip, err = l.catchUp(ctx, tip, tx.Head()); err != nil {
 		refuse(requests, err)
-		return nil
+		return tip
 	}
-	b, err := l.prepare(*tip, tx, requests)
+	b, err := l.prepare(tip, tx, requests)
 	if err != nil {
 		refuse(requests, err)
-		return nil
+		return tip
 	}
-	if len(b.parts) == 0 {
-		return nil
+	if requests = b.build(requests); len(requests) == 0 {
+		return tip
+	}
+	if err := l.seal(b, tip); err != nil {
+		refuse(requests, err)
+		return tip
 	}
 	if err := tx.Commit(b.Batch); err != nil {
-		for _, p := range b.parts {
-			p.answer <- answer{err: fmt.Errorf("committing: %w", err)}
-		}
-		return nil
+		refuse(requests, fmt.Errorf("committing: %w", err))
+		return tip
 	}
-	*tip = b.next
-	return b
+	if err := l.show(b.next); err != nil {
+		refuse(requests, fmt.Errorf("committed, but not guarded: %w: %w", ErrUnknown, err))
+		return b.next
+	}
+	for _, p := range b.parts {
+		p.answer <- answer{first: p.first, entries: p.entries, tree: b.tree, note: b.Head.Note}
+	}
+	return b.next
 }
 
-// refuse answers requests that no transaction holds.
+// refuse answers requests that have come to nothing.
 func refuse(rs []*request, err error) {
 	for _, r := range rs {
 		r.answer <- answer{err: err}
-	}
-}
-
-// release guards what was committed, shows it to readers and answers. Batches
-// that are waiting behind b are covered by the same write.
-func (l *Log) release(b *batch, more <-chan *batch) {
-	done := []*batch{b}
-	for len(more) > 0 {
-		done = append(done, <-more)
-	}
-	err := l.show(done[len(done)-1].next)
-	for _, b := range done {
-		for _, p := range b.parts {
-			if err != nil {
-				p.answer <- answer{err: fmt.Errorf("committed, but not guarded: %w: %w", ErrUnknown, err)}
-			} else {
-				p.answer <- answer{first: p.first, entries: p.entries, tree: b.tree, note: b.Head.Note}
-			}
-		}
 	}
 }
 
@@ -164,8 +137,8 @@ func (l *Log) show(h *head) error {
 	return nil
 }
 
-// prepare reads the rows, builds the drafts, hashes and signs. Drafts whose
-// Build fails are answered and left out; an error is one of the whole batch.
+// prepare begins a batch on top of tip: its time, and the rows that its drafts
+// have declared.
 func (l *Log) prepare(tip *head, tx Tx, requests []*request) (*batch, error) {
 	if err := l.isFrozen(); err != nil {
 		return nil, err
@@ -184,12 +157,21 @@ func (l *Log) prepare(tip *head, tx Tx, requests []*request) (*batch, error) {
 	if b.state, err = readRows(tx, requests); err != nil {
 		return nil, fmt.Errorf("reading rows: %w", err)
 	}
+	return b, nil
+}
+
+// build adds the drafts. Those that fail are answered and left out; the others
+// are returned.
+func (b *batch) build(requests []*request) []*request {
+	built := requests[:0]
 	for _, r := range requests {
 		if err := b.add(r); err != nil {
 			r.answer <- answer{err: err}
+		} else {
+			built = append(built, r)
 		}
 	}
-	return b, l.seal(b, tip)
+	return built
 }
 
 // seal completes the batch with what follows from its drafts.
