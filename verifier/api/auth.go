@@ -1,0 +1,260 @@
+package api
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"regexp"
+	"strings"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/writ-attestation/writ/verifier/keys"
+	"github.com/writ-attestation/writ/verifier/protocol"
+	"github.com/writ-attestation/writ/verifier/token"
+)
+
+// credential is what a route asks of who calls it. The zero credential is one
+// that nobody has.
+type credential int
+
+const (
+	nobody     credential = iota
+	public                // none
+	joinToken             // a join token, or the enrolment begun with one: in the body
+	evidential            // evidence signed by the node's attestation key, or the wish to make some
+	nodeKey               // a live token of the node and a proof by its key
+	endedKey              // as nodeKey, also when the token was ended before its time
+	operator              // a client certificate of the domain's operator CA, with one of the route's roles
+	local                 // the admin listener
+)
+
+func (c credential) String() string {
+	return [...]string{"nobody", "public", "join token", "evidence", "node key", "node key, also ended", "operator", "local"}[c]
+}
+
+// stranger reports whether anybody may try, at our expense.
+func (c credential) stranger() bool {
+	return c == joinToken || c == evidential || c == nodeKey || c == endedKey
+}
+
+// call is one request on its way to a handler.
+type call struct {
+	echo.Context
+	route  *route
+	peer   *peer
+	body   []byte
+	actor  string        // operator: as the history names it
+	may    keys.Operator // operator: with its roles
+	claims *token.Claims // nodeKey, endedKey: of the token presented
+	ended  string        // endedKey: the signed event that ended it, "" if none
+}
+
+// guard lets a request through to its handler if it is for us, in form, and has
+// the credential of the route.
+func (s *Server) guard(r route) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		q := &call{Context: c, route: &r, peer: peerOf(c.Request().Context())}
+		if r.auth != local {
+			if err := s.addressed(c.Request()); err != nil {
+				return err
+			}
+		}
+		if err := q.shape(); err != nil {
+			return err
+		}
+		if err := s.identify(q); err != nil {
+			return err
+		}
+		give, err := s.readBody(q)
+		if err != nil {
+			return s.judged(q, err)
+		}
+		defer give()
+		leave, err := s.admit(q)
+		if err != nil {
+			return s.judged(q, err)
+		}
+		if r.stream { // it takes no place while it only listens
+			leave()
+		} else {
+			defer leave()
+		}
+		return s.judged(q, r.handle(q))
+	}
+}
+
+// addressed refuses requests that are not for this verifier: a proof of
+// possession names the host, and is worth nothing if any host will do.
+func (s *Server) addressed(r *http.Request) error {
+	host := strings.ToLower(r.Host)
+	if s.hosts[host] {
+		return nil
+	}
+	name, port, err := net.SplitHostPort(host)
+	if err != nil {
+		name, port = host, "443"
+	}
+	if a, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
+		if _, own, err := net.SplitHostPort(a.String()); err == nil && own == port && s.hosts[strings.Trim(name, "[]")] {
+			return nil
+		}
+	}
+	return &httpError{status: http.StatusMisdirectedRequest, code: codeMisdirected, detail: fmt.Sprintf("this verifier is not known as %.100q; add it to addresses", r.Host)}
+}
+
+var paramRE = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+
+// shape checks what can be checked without reading the body.
+func (q *call) shape() error {
+	for i, name := range q.ParamNames() {
+		if name != "*" && !paramRE.MatchString(q.ParamValues()[i]) {
+			return echo.ErrNotFound
+		}
+	}
+	for name := range q.QueryParams() {
+		if q.route.query != "*" && !strings.Contains(" "+q.route.query+" ", " "+name+" ") {
+			return &httpError{status: http.StatusBadRequest, code: codeMalformed, detail: fmt.Sprintf("unknown query parameter %.40q", name)}
+		}
+	}
+	if q.route.in == "" {
+		return nil
+	}
+	if err := mediaType(q.Request().Header.Values("Content-Type"), q.route.in); err != nil {
+		return err
+	}
+	if q.Request().ContentLength > q.route.max {
+		return tooLarge(q.route.max)
+	}
+	return nil
+}
+
+// identify checks the client certificate, if there is one, and that nothing else
+// is shown beside it: of two credentials it would be unclear which one counts.
+func (s *Server) identify(q *call) error {
+	r := q.Request()
+	header := len(r.Header.Values("Authorization"))+len(r.Header.Values("DPoP")) > 0
+	if header && q.route.auth != nodeKey && q.route.auth != endedKey && q.route.auth != local {
+		return unauthenticated(q.route.auth, "an Authorization or DPoP header is no credential here; send none")
+	}
+	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
+		if q.route.auth == operator {
+			return unauthenticated(operator, "a client certificate of an operator of this domain is required")
+		}
+		return nil
+	}
+	// ServerTLS has verified it when the connection was made, which may be long ago.
+	leaf := r.TLS.PeerCertificates[0]
+	if now := s.cfg.Now(); now.Before(leaf.NotBefore) || now.After(leaf.NotAfter) {
+		return unauthenticated(operator, "the client certificate has expired")
+	}
+	o, err := keys.OperatorOf(leaf, s.svc.Domain())
+	if err != nil {
+		return unauthenticated(operator, "the client certificate is not an operator's")
+	}
+	switch {
+	case q.route.auth == public:
+		return nil
+	case q.route.auth != operator:
+		return unauthenticated(q.route.auth, "a client certificate is no credential here; show none")
+	case !o.May(q.route.roles...):
+		return &httpError{status: http.StatusForbidden, code: codeRole, detail: fmt.Sprintf("operator %s has roles %v, one of %v is required", o.Name, o.Roles, q.route.roles)}
+	}
+	q.may, q.actor = o, "operator/"+o.Name
+	return nil
+}
+
+// admit lets strangers in by turns and checks what they show beside the body.
+// leave ends their turn.
+func (s *Server) admit(q *call) (leave func(), err error) {
+	switch {
+	case q.route.auth == public:
+		return func() {}, s.queue.read(q.peer)
+	case q.route.auth == operator && q.actor != "", q.route.auth == local:
+		return func() {}, nil
+	case !q.route.auth.stranger():
+		return nil, unauthenticated(q.route.auth, "nobody may do this")
+	}
+	if leave, err = s.queue.enter(q.Request().Context(), q.peer); err != nil {
+		return nil, err
+	}
+	if q.route.auth == nodeKey || q.route.auth == endedKey {
+		if err := s.possession(q); err != nil {
+			leave()
+			return nil, err
+		}
+	}
+	return leave, nil
+}
+
+// unauthentic are the refusals of what did not come from who it says.
+var unauthentic = map[string]bool{
+	protocol.EvidenceMalformed: true, protocol.EvidenceUnverified: true, protocol.NonceExpired: true, protocol.NotEnrolled: true,
+	protocol.JoinTokenRefused: true, protocol.EnrollmentRefused: true, codeMalformed: true, codeUnauthenticated: true,
+}
+
+// judged notes what a stranger's request turned out to be.
+func (s *Server) judged(q *call, err error) error {
+	if !q.route.auth.stranger() {
+		return err
+	}
+	switch code := problemOf(err).Type; {
+	case err != nil && unauthentic[code]:
+		s.queue.forged(q.peer)
+	case q.route.proves && (err == nil || code == protocol.PolicyDenied || code == protocol.LogNotHeld):
+		q.peer.genuine.Store(true)
+	}
+	return err
+}
+
+// possession checks a token and the proof that its holder sent it (RFC 9449
+// section 7).
+func (s *Server) possession(q *call) error {
+	r := q.Request()
+	auth, proof := r.Header.Values("Authorization"), r.Header.Values("DPoP")
+	if len(auth) != 1 || len(proof) != 1 {
+		return unauthenticated(nodeKey, "exactly one Authorization: DPoP header and one DPoP header are required")
+	}
+	scheme, tok, _ := strings.Cut(auth[0], " ")
+	if !strings.EqualFold(scheme, "DPoP") {
+		return unauthenticated(nodeKey, "the Authorization scheme must be DPoP")
+	}
+	now := s.cfg.Now()
+	claims, err := token.Verify(tok, s.svc.TokenKeys(), token.Expect{Issuer: s.svc.Issuer(), Domain: s.svc.Domain(), Audience: s.svc.EnclaveAudience()}, now)
+	if err != nil {
+		return unproven("invalid_token", err)
+	}
+	holder, err := token.CheckProof(proof[0], token.Call{Method: r.Method, URL: "https://" + r.Host + r.URL.EscapedPath(), Token: tok, Body: q.body}, now)
+	if err == nil && holder.JKT != claims.Confirm.JKT {
+		err = &token.Error{Code: token.WrongKey, Detail: "the proof is by another key than the token is bound to"}
+	}
+	if err != nil {
+		return unproven("invalid_dpop_proof", err)
+	}
+	if err := s.proofs.first(holder, now); err != nil {
+		return err
+	}
+	event, ended, err := s.svc.Ended(r.Context(), claims)
+	if err != nil {
+		return err
+	}
+	if ended && q.route.auth != endedKey {
+		return protocol.Refuse(protocol.TokenRevoked, "the token was ended before it expired; attest anew")
+	}
+	q.claims, q.ended = claims, event
+	return nil
+}
+
+// unproven is the answer to a token or proof that fails. What token says of them
+// names nothing but themselves.
+func unproven(code string, err error) error {
+	return &httpError{status: http.StatusUnauthorized, code: codeUnauthenticated, detail: err.Error(), scheme: `DPoP error="` + code + `", algs="ES256"`}
+}
+
+func unauthenticated(c credential, detail string) error {
+	scheme := `DPoP algs="ES256"`
+	if c == operator {
+		scheme = "ClientCertificate"
+	}
+	return &httpError{status: http.StatusUnauthorized, code: codeUnauthenticated, detail: detail, scheme: scheme}
+}

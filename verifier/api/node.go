@@ -1,0 +1,192 @@
+package api
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/writ-attestation/writ/evidence"
+	"github.com/writ-attestation/writ/verifier/bundle"
+	"github.com/writ-attestation/writ/verifier/protocol"
+	"github.com/writ-attestation/writ/verifier/token"
+)
+
+func (s *Server) enroll(q *call) error {
+	var req protocol.EnrollRequest
+	if err := q.decode(&req); err != nil {
+		return err
+	}
+	out, err := s.svc.Enroll(q.Request().Context(), req)
+	if err != nil {
+		return err
+	}
+	return q.answer(out)
+}
+
+func (s *Server) activate(q *call) error {
+	var a protocol.Activation
+	if err := q.decode(&a); err != nil {
+		return err
+	}
+	out, err := s.svc.Activate(q.Request().Context(), q.Param("id"), a.Secrets)
+	if err != nil {
+		return err
+	}
+	return q.answer(out)
+}
+
+func (s *Server) challenge(q *call) error {
+	var req protocol.ChallengeRequest
+	if err := q.decode(&req); err != nil {
+		return err
+	}
+	out, err := s.svc.Challenge(q.Request().Context(), req.Node, req.Checkpoint)
+	if err != nil {
+		return err
+	}
+	return q.answer(out)
+}
+
+func (s *Server) attest(q *call) error {
+	start := time.Now()
+	out, err := s.svc.Attest(q.Request().Context(), q.body)
+	s.metrics.attested(q.body, out, err, time.Since(start), s.cfg.Now())
+	if err != nil {
+		return err
+	}
+	return q.answer(out)
+}
+
+func (s *Server) token(q *call) error {
+	req, err := evidence.ParseRequest(q.body)
+	if err != nil {
+		return malformed("%v", err)
+	}
+	out, err := s.svc.Token(q.Request().Context(), q.claims, req)
+	if err != nil {
+		return err
+	}
+	s.metrics.issued.WithLabelValues("legitimacy").Inc()
+	return q.answer(out)
+}
+
+func (s *Server) stopped(q *call) error {
+	var stop bundle.Stop
+	if err := q.decode(&stop); err != nil {
+		return err
+	}
+	receipt, err := s.svc.Stopped(q.Request().Context(), q.claims, stop)
+	if err != nil {
+		return err
+	}
+	return q.answer(protocol.Stopped{Receipt: receipt})
+}
+
+// Event streams.
+const (
+	heartbeat = 5 * time.Second
+	writeTime = 10 * time.Second // for one event or heartbeat
+)
+
+// events streams a node's signed events until its token has expired or was
+// ended: then the one that says so is the last.
+func (s *Server) events(q *call) error {
+	id := q.Param("id")
+	if q.claims.Subject != s.svc.NodeSubject(id) {
+		return &httpError{status: http.StatusForbidden, code: codeRole, detail: "a node follows its own events only"}
+	}
+	ctx := q.Request().Context()
+	events, cancel := s.svc.Events(id)
+	defer cancel()
+	// Once more, now that nothing can be missed any more.
+	event, ended, err := s.svc.Ended(ctx, q.claims)
+	if err != nil {
+		return err
+	}
+	s.metrics.streams.Inc()
+	defer s.metrics.streams.Dec()
+	st := stream{w: q.Response(), control: http.NewResponseController(q.Response())}
+	if err := st.begin(); err != nil {
+		return err
+	}
+	if ended {
+		return st.event(event)
+	}
+	beat := time.NewTicker(heartbeat)
+	defer beat.Stop()
+	expired := time.NewTimer(time.Unix(q.claims.Expires, 0).Sub(s.cfg.Now()))
+	defer expired.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.stopping:
+			return nil
+		case <-expired.C:
+			return nil
+		case <-beat.C:
+			err = st.write(": alive\n\n")
+		case event, ok := <-events:
+			if !ok { // it did not keep up
+				return nil
+			}
+			if err = st.event(event); err == nil && s.ends(event, q.claims) {
+				return nil
+			}
+		}
+		if err != nil {
+			return nil // the other end has gone
+		}
+	}
+}
+
+// ends reports whether an event of ours ends a token.
+func (s *Server) ends(event string, c *token.Claims) bool {
+	e, err := token.VerifyEvent(event, s.svc.TokenKeys(), token.Expect{Issuer: s.svc.Issuer(), Domain: s.svc.Domain(), Audience: s.svc.EnclaveAudience()}, s.cfg.Now())
+	return err == nil && e.Ends(c)
+}
+
+// stream writes server-sent events.
+type stream struct {
+	w       http.ResponseWriter
+	control *http.ResponseController
+}
+
+func (st stream) begin() error {
+	st.w.Header().Set("Content-Type", mediaEvents)
+	if err := errors.Join(st.control.SetReadDeadline(time.Time{}), st.control.SetWriteDeadline(time.Now().Add(writeTime))); err != nil {
+		return fmt.Errorf("opening an event stream: %w", err)
+	}
+	st.w.WriteHeader(http.StatusOK)
+	return st.write(": alive\n\n")
+}
+
+func (st stream) event(event string) error {
+	if strings.ContainsAny(event, "\r\n") {
+		panic("api: an event is not one line")
+	}
+	return st.write("event: revocation\ndata: " + event + "\n\n")
+}
+
+func (st stream) write(text string) error {
+	if err := st.control.SetWriteDeadline(time.Now().Add(writeTime)); err != nil {
+		return err
+	}
+	if _, err := st.w.Write([]byte(text)); err != nil {
+		return err
+	}
+	return st.control.Flush()
+}
+
+// tier is the result in a verdict, and the second it was challenged at.
+func tier(verdict json.RawMessage) (result string, at int64) {
+	var v struct {
+		Tier string `json:"tier"`
+		At   int64  `json:"at"`
+	}
+	_ = json.Unmarshal(verdict, &v) // ours; a figure more or less
+	return v.Tier, v.At
+}

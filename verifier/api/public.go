@@ -1,0 +1,94 @@
+package api
+
+import (
+	"net/http"
+	"strconv"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/writ-attestation/writ/verifier/ledger"
+)
+
+// cache says how long others may keep an answer.
+func (q *call) cache(control string) { q.Response().Header().Set("Cache-Control", control) }
+
+// discovery is OpenID Connect Discovery 1.0 section 3, less what does not exist
+// here: nobody signs in.
+func (s *Server) discovery(q *call) error {
+	q.cache("public, max-age=300")
+	return q.answer(map[string]any{
+		"issuer":                                s.svc.Issuer(),
+		"jwks_uri":                              s.svc.Issuer() + "/.well-known/jwks.json",
+		"response_types_supported":              []string{"id_token"},
+		"subject_types_supported":               []string{"public"},
+		"id_token_signing_alg_values_supported": []string{"ES256"},
+		"dpop_signing_alg_values_supported":     []string{"ES256"},
+		"claims_supported":                      []string{"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "cnf", "eat_profile", "eat_nonce", "ear_status", "submods", "writ"},
+	})
+}
+
+// jwks is the key set of the issuer. A new key is in it for twice the time that
+// others may keep it before it is used.
+func (s *Server) jwks(q *call) error {
+	q.cache("public, max-age=300")
+	return q.Blob(http.StatusOK, mediaJSON, s.svc.TokenKeys().MarshalJWKS())
+}
+
+func (s *Server) domain(q *call) error {
+	t, err := s.svc.Trust(s.svc.Log().VerifierKey())
+	if err != nil {
+		return err
+	}
+	q.cache("public, max-age=60")
+	return q.Blob(http.StatusOK, mediaJSON, t.Marshal())
+}
+
+func (s *Server) checkpoint(q *call) error {
+	return q.Blob(http.StatusOK, mediaText, s.svc.Log().Checkpoint())
+}
+
+// tile serves hashes, and entries where its route admits to them.
+func (s *Server) tile(q *call) error {
+	p, err := ledger.ParseTilePath(q.Request().URL.Path[len("/log/"):])
+	if err != nil {
+		return echo.ErrNotFound
+	}
+	if (p.Level == ledger.Entries) != (q.route.name == "entries") {
+		return echo.ErrNotFound // another spelling of a path must not come in by the wrong route
+	}
+	ctx := q.Request().Context()
+	var b []byte
+	if p.Level == ledger.Entries {
+		b, err = s.svc.Log().EntryBundle(ctx, p.Index, p.Width)
+	} else {
+		b, err = s.svc.Log().Tile(ctx, p.Level, p.Index, p.Width)
+	}
+	if err != nil {
+		return err
+	}
+	if q.route.auth == public {
+		q.cache("public, max-age=31536000, immutable")
+	}
+	return q.Blob(http.StatusOK, mediaBytes, b)
+}
+
+func (s *Server) proof(q *call) error {
+	index, err := number(q.Param("index"))
+	if err != nil {
+		return echo.ErrNotFound
+	}
+	p, err := s.svc.Log().Prove(q.Request().Context(), index)
+	if err != nil {
+		return err
+	}
+	return q.Blob(http.StatusOK, mediaText, []byte(p))
+}
+
+// number reads a decimal in the one way it is written.
+func number(text string) (uint64, error) {
+	n, err := strconv.ParseUint(text, 10, 63)
+	if err != nil || strconv.FormatUint(n, 10) != text {
+		return 0, malformed("%.40q is not a decimal number", text)
+	}
+	return n, nil
+}

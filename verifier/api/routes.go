@@ -1,0 +1,99 @@
+package api
+
+import (
+	"net/http"
+
+	"github.com/writ-attestation/writ/evidence"
+	"github.com/writ-attestation/writ/verifier/bundle"
+	"github.com/writ-attestation/writ/verifier/keys"
+	"github.com/writ-attestation/writ/verifier/protocol"
+)
+
+// route is one line of the table: a path, who may call it, and what it takes and
+// gives. The zero route admits nobody.
+type route struct {
+	method, path string // path as echo writes it
+	auth         credential
+	roles        []keys.Role // operator: any of these; none contains another
+	proves       bool        // its success shows that the connection is a node's
+	stream       bool
+	query        string // the parameters it takes, separated by spaces; "*": any
+	in           string // media type of the body; "": it takes none
+	max          int64  // bytes of the body
+	out          string // media type of the answer
+	name         string // operationId
+	about        string // one sentence
+	takes, gives any    // messages, for the API's description
+	handle       func(*call) error
+}
+
+// Sizes of bodies (bytes).
+const (
+	maxMessage   = smallBody
+	maxEnrol     = 256 << 10 // EK certificates and their chains
+	maxReference = 8 << 20
+)
+
+var (
+	anyRole = []keys.Role{keys.Viewer, keys.Auditor, keys.Actor, keys.Approver}
+	seers   = []keys.Role{keys.Auditor, keys.Actor}
+	actors  = []keys.Role{keys.Actor}
+)
+
+// publicRoutes is the table of the TLS listener.
+func (s *Server) publicRoutes() []route {
+	entries := route{method: http.MethodGet, path: "/log/tile/entries/*", auth: operator, roles: []keys.Role{keys.Auditor}, out: mediaBytes, name: "entries", about: "A bundle of the log's entries (c2sp.org/tlog-tiles).", handle: s.tile}
+	if s.cfg.PublicEntries {
+		entries.auth, entries.roles = public, nil
+	}
+	const get, post, del = http.MethodGet, http.MethodPost, http.MethodDelete
+	return []route{
+		// Provisioning.
+		{method: post, path: "/v1/enrollments", auth: joinToken, in: mediaJSON, max: maxEnrol, out: mediaJSON, name: "enroll", about: "Ask to enrol a TPM with a join token.", takes: protocol.EnrollRequest{}, gives: protocol.EnrollChallenge{}, handle: s.enroll},
+		{method: post, path: "/v1/enrollments/:id/activation", auth: joinToken, proves: true, in: mediaJSON, max: maxMessage, out: mediaJSON, name: "activate", about: "Prove that the keys are of one TPM.", takes: protocol.Activation{}, gives: protocol.Enrolled{}, handle: s.activate},
+
+		// Nodes.
+		{method: post, path: "/v1/challenges", auth: evidential, in: mediaJSON, max: maxMessage, out: mediaJSON, name: "challenge", about: "Ask for a nonce to attest with.", takes: protocol.ChallengeRequest{}, gives: protocol.Challenge{}, handle: s.challenge},
+		{method: post, path: "/v1/attestations", auth: evidential, proves: true, in: mediaEvidence, max: evidence.MaxSize, out: mediaJSON, name: "attest", about: "Send evidence; the answer is a token, or a denial with its verdict.", gives: protocol.Outcome{}, handle: s.attest},
+		{method: post, path: "/v1/tokens", auth: nodeKey, proves: true, in: mediaJSON, max: maxMessage, out: mediaJSON, name: "token", about: "Get a further token on the strength of a base token.", takes: evidence.Request{}, gives: protocol.Grant{}, handle: s.token},
+		{method: post, path: "/v1/stops", auth: endedKey, proves: true, in: mediaJSON, max: maxMessage, out: mediaJSON, name: "stopped", about: "Record the end of an execution.", takes: bundle.Stop{}, gives: protocol.Stopped{}, handle: s.stopped},
+		{method: get, path: "/v1/nodes/:id/events", auth: endedKey, proves: true, stream: true, out: mediaEvents, name: "events", about: "Follow the signed events that end the node's tokens.", handle: s.events},
+
+		// Relying parties.
+		{method: get, path: "/.well-known/openid-configuration", auth: public, out: mediaJSON, name: "openidConfiguration", about: "OpenID Connect discovery.", handle: s.discovery},
+		{method: get, path: "/.well-known/oauth-authorization-server", auth: public, out: mediaJSON, name: "authorizationServer", about: "OAuth server metadata (RFC 8414).", handle: s.discovery},
+		{method: get, path: "/.well-known/jwks.json", auth: public, out: mediaJSON, name: "jwks", about: "The keys that tokens are signed with.", handle: s.jwks},
+		{method: get, path: "/v1/domain", auth: public, out: mediaJSON, name: "domain", about: "The domain's trust file.", handle: s.domain},
+		{method: get, path: "/log/checkpoint", auth: public, out: mediaText, name: "checkpoint", about: "The log's signed checkpoint (c2sp.org/tlog-checkpoint).", handle: s.checkpoint},
+		{method: get, path: "/log/tile/*", auth: public, out: mediaBytes, name: "tile", about: "A tile of hashes (c2sp.org/tlog-tiles).", handle: s.tile},
+		entries,
+		{method: get, path: "/log/proof/:index", auth: public, out: mediaText, name: "proof", about: "The proof of one entry (c2sp.org/tlog-proof).", handle: s.proof},
+
+		// Operators.
+		{method: get, path: "/v1/nodes", auth: operator, roles: anyRole, query: "after limit", out: mediaJSON, name: "nodes", about: "List nodes by id.", gives: protocol.Nodes{}, handle: s.nodes},
+		{method: get, path: "/v1/nodes/:id", auth: operator, roles: anyRole, out: mediaJSON, name: "node", about: "Show a node.", gives: protocol.Node{}, handle: s.node},
+		{method: post, path: "/v1/nodes/:id/status", auth: operator, roles: actors, in: mediaJSON, max: maxMessage, out: mediaJSON, name: "setStatus", about: "Approve, suspend, revoke or retire a node.", takes: protocol.StatusChange{}, gives: protocol.Node{}, handle: s.setStatus},
+		{method: get, path: "/v1/nodes/:id/bundle", auth: operator, roles: seers, query: "index", out: mediaJSON, name: "bundle", about: "A decision with everything it rested on.", handle: s.bundle},
+		{method: get, path: "/v1/references", auth: operator, roles: anyRole, out: mediaJSON, name: "references", about: "List the reference sets in force.", gives: protocol.References{}, handle: s.references},
+		{method: post, path: "/v1/references", auth: operator, roles: []keys.Role{keys.Approver}, in: mediaJSON, max: maxReference, out: mediaJSON, name: "publish", about: "Agree to a signed reference set.", gives: protocol.Published{}, handle: s.publish},
+		{method: get, path: "/v1/join-tokens", auth: operator, roles: actors, out: mediaJSON, name: "joinTokens", about: "List join tokens, without their secrets.", gives: protocol.JoinTokens{}, handle: s.joinTokens},
+		{method: post, path: "/v1/join-tokens", auth: operator, roles: actors, in: mediaJSON, max: maxMessage, out: mediaJSON, name: "mintJoinToken", about: "Make a join token.", takes: protocol.NewJoinToken{}, gives: protocol.JoinToken{}, handle: s.mintJoinToken},
+		{method: del, path: "/v1/join-tokens/:id", auth: operator, roles: actors, name: "revokeJoinToken", about: "End a join token.", handle: s.revokeJoinToken},
+		{method: get, path: "/v1/freeze", auth: operator, roles: anyRole, out: mediaJSON, name: "governance", about: "Whether the domain is frozen.", gives: protocol.Governance{}, handle: s.governance},
+		{method: post, path: "/v1/freeze", auth: operator, roles: []keys.Role{keys.Actor, keys.Approver}, in: mediaJSON, max: maxMessage, out: mediaJSON, name: "freeze", about: "Freeze the domain (operator), or agree to lift the freeze (approver).", takes: protocol.GovernanceChange{}, gives: protocol.Governance{}, handle: s.freeze},
+		{method: get, path: "/v1/audit", auth: operator, roles: []keys.Role{keys.Auditor}, query: "from to", out: mediaJSON, name: "audit", about: "Read entries of the log.", gives: protocol.Audit{}, handle: s.audit},
+	}
+}
+
+// adminRoutes is the table of the admin listener.
+func (s *Server) adminRoutes() []route {
+	const get = http.MethodGet
+	return []route{
+		{method: get, path: "/livez", auth: local, query: "verbose", out: mediaText, name: "livez", about: "Whether the process lives.", handle: s.livez},
+		{method: get, path: "/healthz", auth: local, query: "verbose", out: mediaText, name: "healthz", about: "As livez, for old tools.", handle: s.livez},
+		{method: get, path: "/readyz", auth: local, query: "verbose", out: mediaText, name: "readyz", about: "Whether tokens can be issued.", handle: s.readyz},
+		{method: get, path: "/metrics", auth: local, query: "*", out: mediaText, name: "metrics", about: "Prometheus metrics.", handle: s.scrape},
+		{method: get, path: "/version", auth: local, out: mediaJSON, name: "version", about: "What runs here.", handle: s.version},
+		{method: get, path: "/openapi.json", auth: local, out: mediaJSON, name: "openapi", about: "This description.", handle: s.describe},
+	}
+}
