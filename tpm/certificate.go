@@ -34,6 +34,17 @@ var (
 //
 // The certificate says nothing of who sent it: see [CheckEK] and [MakeCredential].
 func CheckEKCertificate(der []byte, roots, intermediates []*x509.Certificate, at time.Time) (*x509.Certificate, error) {
+	chain, err := EKChain(der, roots, intermediates, at)
+	if err != nil {
+		return nil, err
+	}
+	return chain[0], nil
+}
+
+// EKChain is [CheckEKCertificate] that returns the whole chain, from the EK's
+// certificate to a root. At every time within all of their validities the same
+// chain holds, so the check need not be repeated there.
+func EKChain(der []byte, roots, intermediates []*x509.Certificate, at time.Time) ([]*x509.Certificate, error) {
 	c, err := x509.ParseCertificate(der)
 	if err != nil {
 		return nil, fmt.Errorf("checking EK certificate: %w", err)
@@ -41,10 +52,11 @@ func CheckEKCertificate(der []byte, roots, intermediates []*x509.Certificate, at
 	if err := checkEKForm(c); err != nil {
 		return nil, fmt.Errorf("checking EK certificate of %q: %w", c.Subject, err)
 	}
-	if err := checkEKChain(c, roots, intermediates, at); err != nil {
+	chain, err := verifyEKChain(c, roots, intermediates, at)
+	if err != nil {
 		return nil, fmt.Errorf("checking EK certificate of %q, issued by %q: %w", c.Subject, c.Issuer, err)
 	}
-	return c, nil
+	return chain, nil
 }
 
 // checkEKForm checks what crypto/x509 does not know. It settles two things in c,
@@ -76,9 +88,9 @@ func checkEKForm(c *x509.Certificate) error {
 	return fmt.Errorf("key of an unknown kind (%s), want RSA-2048, P-256 or P-384", c.PublicKeyAlgorithm)
 }
 
-func checkEKChain(c *x509.Certificate, roots, intermediates []*x509.Certificate, at time.Time) error {
+func verifyEKChain(c *x509.Certificate, roots, intermediates []*x509.Certificate, at time.Time) ([]*x509.Certificate, error) {
 	if at.IsZero() {
-		return errors.New("no time to check it at") // x509 would take the present
+		return nil, errors.New("no time to check it at") // x509 would take the present
 	}
 	opts := x509.VerifyOptions{
 		Roots:         x509.NewCertPool(), // never nil: x509 would take the system's
@@ -92,8 +104,23 @@ func checkEKChain(c *x509.Certificate, roots, intermediates []*x509.Certificate,
 	for _, i := range intermediates {
 		opts.Intermediates.AddCert(i)
 	}
-	_, err := c.Verify(opts)
-	return err
+	chains, err := c.Verify(opts)
+	if err != nil {
+		return nil, err
+	}
+	// Of several chains the one that holds longest, whatever order they came in.
+	return slices.MaxFunc(chains, func(a, b []*x509.Certificate) int { return chainEnd(a).Compare(chainEnd(b)) }), nil
+}
+
+// chainEnd is the first moment at which a chain no longer holds.
+func chainEnd(chain []*x509.Certificate) time.Time {
+	end := chain[0].NotAfter
+	for _, c := range chain {
+		if c.NotAfter.Before(end) {
+			end = c.NotAfter
+		}
+	}
+	return end
 }
 
 // publicKey returns c's key, also one that crypto/x509 does not read.

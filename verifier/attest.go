@@ -105,7 +105,7 @@ type appraised struct {
 // refused without a word on what was expected, and moves nothing (security
 // rule 1).
 func (s *Service) appraise(ctx context.Context, n *Node, ev *evidence.Evidence, issued int64) (*appraised, error) {
-	in := &appraisal.Input{Rules: appraisal.Rules, Evidence: ev, At: issued, Prior: n.prior(),
+	in := &appraisal.Input{Rules: appraisal.Rules, Evidence: ev, At: issued, Prior: n.prior(), Memory: &s.facts,
 		Challenge: appraisal.Challenge{Domain: s.cfg.Domain, Node: n.ID, Nonce: ev.Quote.Nonce, Issued: issued, Purpose: evidence.Attestation, Binding: appraisal.BoundWrit}}
 	auth, _ := appraisal.Authenticate(in)
 	if auth == nil {

@@ -66,6 +66,7 @@ type Service struct {
 	hub   hub
 	clock ledger.ClockGuard
 	held  held
+	facts facts
 	sets  sync.Map // parsed reference sets in force, by digest
 	roots [][]byte
 

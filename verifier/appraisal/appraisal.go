@@ -56,6 +56,29 @@ func (a *Authentic) Appraise() Verdict {
 	return conclude(a.in, r)
 }
 
+// Memory keeps facts between appraisals: what a log says, how long a
+// certificate chain holds. A fact follows from the bytes it is kept under and
+// from this version of the rules alone, so that a verdict is the same with any
+// Memory and with none; verdicts are never kept. The appraisal only reads what
+// it recalls. A Memory must be safe for its callers' concurrency and may forget.
+type Memory interface {
+	Recall(key string) any // nil: not known
+	Keep(key string, fact any)
+}
+
+func (r *run) recall(key string) any {
+	if r.in.Memory == nil {
+		return nil
+	}
+	return r.in.Memory.Recall(key)
+}
+
+func (r *run) keep(key string, fact any) {
+	if r.in.Memory != nil {
+		r.in.Memory.Keep(key, fact)
+	}
+}
+
 // run is one appraisal on its way through the rules.
 type run struct {
 	report
@@ -120,15 +143,32 @@ func (r *run) bootLog() {
 		r.say(bootChanged, "the boot log of this boot, SHA-256 "+p.BootLog, r.boot.BootLog, "reboot the node; a boot log never changes while a boot lasts")
 		r.resumed = nil
 	}
-	log, err := eventlog.Parse(it.Content)
-	if err == nil {
-		r.replay, err = log.Replay(tpm.AlgSHA256)
-	}
-	if err != nil {
-		r.say(bootMalformed, "a UEFI event log with SHA-256 digests", err.Error(), "send /sys/kernel/security/tpm0/binary_bios_measurements unchanged")
+	f := r.measured(it.Content)
+	if f.err != nil {
+		r.say(bootMalformed, "a UEFI event log with SHA-256 digests", f.err.Error(), "send /sys/kernel/security/tpm0/binary_bios_measurements unchanged")
 		return
 	}
-	r.log = log
+	r.log, r.replay = f.log, f.replay
+}
+
+// measured is the fact of what a boot log says and replays to.
+type measured struct {
+	log    *eventlog.Log
+	replay map[int][]byte // SHA-256 bank
+	err    error
+}
+
+func (r *run) measured(content []byte) *measured {
+	key := "log/" + r.boot.BootLog
+	if f, ok := r.recall(key).(*measured); ok {
+		return f
+	}
+	f := new(measured)
+	if f.log, f.err = eventlog.Parse(content); f.err == nil {
+		f.replay, f.err = f.log.Replay(tpm.AlgSHA256)
+	}
+	r.keep(key, f)
+	return f
 }
 
 // references makes sure there is a set, for this class, valid now.

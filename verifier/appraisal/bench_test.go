@@ -16,6 +16,7 @@ func BenchmarkAppraise(b *testing.B) {
 		b.Fatalf("denied: %s", v.Marshal())
 	}
 	again := *first
+	again.Memory = memory{}
 	again.Prior.Boot = v.Next()
 	again.Prior.Boot.Clock--
 	for _, c := range []struct {
@@ -32,3 +33,8 @@ func BenchmarkAppraise(b *testing.B) {
 		})
 	}
 }
+
+type memory map[string]any
+
+func (m memory) Recall(key string) any     { return m[key] }
+func (m memory) Keep(key string, fact any) { m[key] = fact }

@@ -20,25 +20,57 @@ func hexSum(b []byte) string {
 	return hex.EncodeToString(s[:])
 }
 
-// tpm judges the TPM itself: its EK certificates against the vendors' roots.
+// tpm judges the TPM itself: its EK certificates against the makers' roots.
 func (r *run) tpm() {
-	roots, inter := certs(r.in.References.EKRoots), certs(r.in.Prior.EKChain)
 	next := "add the maker's root to ek_roots, or accept the node at a level that does not require hardware"
 	if len(r.in.Prior.EKCertificates) == 0 {
 		r.say(tpmCertificate, "an EK certificate", "none", next)
 		return
 	}
 	for _, der := range r.in.Prior.EKCertificates {
-		c, err := tpm.CheckEKCertificate(der, roots, inter, time.Unix(r.in.At, 0).UTC())
+		f, err := r.endorsement(der)
 		if err != nil {
 			r.say(tpmCertificate, "an EK certificate of a known TPM maker, valid at "+stamp(r.in.At), err.Error(), next)
 			continue
 		}
-		r.until = min(r.until, c.NotAfter.Unix())
-		if vendor, _, _ := tpm.Vendor(c); !slices.Contains(r.set.TPM.Vendors, vendor) {
-			r.say(tpmVendor, "a TPM of "+list(r.set.TPM.Vendors), vendor, "add the vendor to the reference set's tpm section")
+		r.until = min(r.until, f.to)
+		if !slices.Contains(r.set.TPM.Vendors, f.vendor) {
+			r.say(tpmVendor, "a TPM of "+list(r.set.TPM.Vendors), f.vendor, "add the vendor to the reference set's tpm section")
 		}
 	}
+}
+
+// endorsement is the fact that a certificate chains to one of the roots from one
+// second to another.
+type endorsement struct {
+	from, to int64
+	vendor   string
+}
+
+func (r *run) endorsement(der []byte) (*endorsement, error) {
+	h := sha256.New()
+	for _, part := range [][][]byte{{der}, r.in.Prior.EKChain, r.in.References.EKRoots} {
+		for _, b := range part {
+			s := sha256.Sum256(b)
+			h.Write(s[:])
+		}
+		h.Write([]byte{0})
+	}
+	key := "ek/" + string(h.Sum(nil))
+	if f, ok := r.recall(key).(*endorsement); ok && f.from <= r.in.At && r.in.At < f.to {
+		return f, nil
+	}
+	chain, err := tpm.EKChain(der, certs(r.in.References.EKRoots), certs(r.in.Prior.EKChain), time.Unix(r.in.At, 0).UTC())
+	if err != nil {
+		return nil, err // not kept: it may hold at another time
+	}
+	f := &endorsement{from: chain[0].NotBefore.Unix(), to: chain[0].NotAfter.Unix()}
+	for _, c := range chain {
+		f.from, f.to = max(f.from, c.NotBefore.Unix()), min(f.to, c.NotAfter.Unix())
+	}
+	f.vendor, _, _ = tpm.Vendor(chain[0])
+	r.keep(key, f)
+	return f, nil
 }
 
 func certs(der [][]byte) []*x509.Certificate {

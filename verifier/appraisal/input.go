@@ -28,6 +28,8 @@ type Input struct {
 	Prior      Prior              `json:"prior"`
 	References References         `json:"references"`
 	At         int64              `json:"at"` // Unix seconds: the second the challenge was issued
+
+	Memory Memory `json:"-"` // nil: nothing is remembered
 }
 
 // Challenge is what the node was asked.
