@@ -9,6 +9,7 @@
 package appraisal
 
 import (
+	"encoding/hex"
 	"fmt"
 	"slices"
 	"strconv"
@@ -85,8 +86,7 @@ type run struct {
 	in      *Input
 	quote   *tpm.Quote
 	set     *reference.Set
-	log     *eventlog.Log  // nil: absent or unusable
-	replay  map[int][]byte // of log, SHA-256 bank
+	log     *measured // nil: absent or unusable
 	boot    *Boot
 	resumed *IMA // state to resume the IMA list from
 	full    bool // the IMA list was complete and measured by a known policy
@@ -148,14 +148,23 @@ func (r *run) bootLog() {
 		r.say(bootMalformed, "a UEFI event log with SHA-256 digests", f.err.Error(), "send /sys/kernel/security/tpm0/binary_bios_measurements unchanged")
 		return
 	}
-	r.log, r.replay = f.log, f.replay
+	r.log = f
 }
 
 // measured is the fact of what a boot log says and replays to.
 type measured struct {
-	log    *eventlog.Log
-	replay map[int][]byte // SHA-256 bank
-	err    error
+	err        error
+	log        *eventlog.Log
+	replay     map[int][]byte   // SHA-256 bank
+	events     map[int][]logged // measured ones, by PCR
+	secureBoot eventlog.State
+	policies   []int // PCRs with a verified text that turns on IMA's measuring policy
+}
+
+// logged is one measured event.
+type logged struct {
+	*eventlog.Event
+	digest string // hexadecimal, SHA-256 bank
 }
 
 func (r *run) measured(content []byte) *measured {
@@ -163,11 +172,30 @@ func (r *run) measured(content []byte) *measured {
 	if f, ok := r.recall(key).(*measured); ok {
 		return f
 	}
-	f := new(measured)
-	if f.log, f.err = eventlog.Parse(content); f.err == nil {
-		f.replay, f.err = f.log.Replay(tpm.AlgSHA256)
-	}
+	f := measure(content)
 	r.keep(key, f)
+	return f
+}
+
+func measure(content []byte) *measured {
+	log, err := eventlog.Parse(content)
+	if err != nil {
+		return &measured{err: err}
+	}
+	f := &measured{log: log, events: map[int][]logged{}, secureBoot: log.SecureBoot()}
+	if f.replay, f.err = log.Replay(tpm.AlgSHA256); f.err != nil {
+		return f
+	}
+	for i := range log.Events {
+		e := &log.Events[i]
+		if !e.Measured() {
+			continue
+		}
+		f.events[int(e.PCR)] = append(f.events[int(e.PCR)], logged{e, hex.EncodeToString(e.Digest(tpm.AlgSHA256))})
+		if text, ok := e.Text(); ok && turnsOnIMA(text) {
+			f.policies = append(f.policies, int(e.PCR))
+		}
+	}
 	return f
 }
 

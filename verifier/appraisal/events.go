@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/writ-attestation/writ/tpm"
-	"github.com/writ-attestation/writ/tpm/eventlog"
 	"github.com/writ-attestation/writ/verifier/reference"
 )
 
@@ -100,7 +99,7 @@ func (r *run) pcrs() {
 		if rule.Rule == reference.Ignore || r.log == nil {
 			continue
 		}
-		want, ok := r.replay[p]
+		want, ok := r.log.replay[p]
 		if !ok {
 			want = make([]byte, tpm.AlgSHA256.Size())
 		}
@@ -146,18 +145,13 @@ func (r *run) selection() {
 // fits no place from here on is unknown; places passed over are missing.
 func (r *run) compare(rule *reference.PCR) {
 	places, at := rule.Events, 0
-	for i := range r.log.Events {
-		e := &r.log.Events[i]
-		if int(e.PCR) != rule.PCR || !e.Measured() {
-			continue
-		}
-		d := hex.EncodeToString(e.Digest(tpm.AlgSHA256))
-		j, to := r.place(places, at, d)
+	for _, e := range r.log.events[rule.PCR] {
+		j, to := r.place(places, at, e.digest)
 		if to >= 0 {
 			r.missing(rule.PCR, places[at:to])
 			at = to + 1
 		}
-		r.judge(rule, e, d, j, places, at)
+		r.judge(rule, e, j, places, at)
 	}
 	r.missing(rule.PCR, places[at:])
 }
@@ -173,11 +167,11 @@ func (r *run) place(places []reference.Event, from int, d string) (reference.Jud
 	return everywhere, -1
 }
 
-func (r *run) judge(rule *reference.PCR, e *eventlog.Event, d string, j reference.Judgement, places []reference.Event, at int) {
+func (r *run) judge(rule *reference.PCR, e logged, j reference.Judgement, places []reference.Event, at int) {
 	if j == reference.Allowed {
 		return
 	}
-	found := d + " (" + e.Description() + ")"
+	found := e.digest + " (" + e.Description() + ")"
 	switch j {
 	case reference.Denied:
 		r.event(area(rule.PCR)+deniedEvent, rule.PCR, e.Index, "nothing on the deny list", found, "remove it from the machine")
@@ -222,7 +216,7 @@ func (r *run) secureBoot() {
 	if r.set.SecureBoot != "required" {
 		r.say(refSection, `secure_boot "required" or "any"`, fmt.Sprintf("%.20q", r.set.SecureBoot), "say in the reference set whether Secure Boot is required")
 	}
-	switch s := r.log.SecureBoot(); {
+	switch s := r.log.secureBoot; {
 	case !s.Known:
 		r.pcr(secureBootUnknown, 7, "the SecureBoot variable, on", "not measured in a form that can be checked", "enable Secure Boot in the firmware")
 	case !s.Enabled:

@@ -25,8 +25,12 @@ func Examine(in *Input) (reference.Sample, []Finding) {
 	r.counters()
 	r.bootLog()
 	values := in.Evidence.Quote.Values
-	s := reference.Sample{Name: in.Challenge.Node, Log: r.log, PCRs: values}
-	for pcr, want := range r.replay {
+	s := reference.Sample{Name: in.Challenge.Node, PCRs: values}
+	if r.log == nil {
+		return s, r.findings
+	}
+	s.Log = r.log.log
+	for pcr, want := range r.log.replay {
 		if got, quoted := values[pcr]; quoted && !bytes.Equal(want, got) {
 			r.pcr(bootReplay, pcr, fmt.Sprintf("%x (quoted)", got), fmt.Sprintf("%x (replayed from the log)", want), "take the evidence anew: its log does not explain what the TPM measured")
 		}

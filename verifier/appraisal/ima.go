@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/writ-attestation/writ/tpm"
@@ -102,23 +103,13 @@ func (r *run) violations(n int) {
 
 // measures reports whether a verified kernel command line turned on a policy
 // that measures what runs; a list of the boot_aggregate alone says nothing.
-func (r *run) measures() bool {
-	if r.log == nil {
-		return false
-	}
-	for i := range r.log.Events {
-		e := &r.log.Events[i]
-		if !r.judged(int(e.PCR)) {
-			continue
-		}
-		text, ok := e.Text()
-		if !ok {
-			continue
-		}
-		for _, word := range strings.Fields(text) {
-			if policy, found := strings.CutPrefix(word, "ima_policy="); found && strings.Contains("|"+policy+"|", "|tcb|") || word == "ima_tcb" {
-				return true
-			}
+func (r *run) measures() bool { return r.log != nil && slices.ContainsFunc(r.log.policies, r.judged) }
+
+func turnsOnIMA(commandLine string) bool {
+	for _, word := range strings.Fields(commandLine) {
+		policy, found := strings.CutPrefix(word, "ima_policy=")
+		if word == "ima_tcb" || (found && slices.Contains(strings.Split(policy, "|"), "tcb")) {
+			return true
 		}
 	}
 	return false
