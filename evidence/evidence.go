@@ -70,8 +70,9 @@ type Item struct {
 	Offset  uint64 // where Content begins in the full content (";offset=N", ima-log only)
 }
 
-// Present reports whether the item was sent in any form.
-func (i Item) Present() bool { return i.Content != nil || i.Digest != nil }
+// Present reports whether the item was sent in any form. Empty content is no
+// form: Parse refuses it, so nothing writes it.
+func (i Item) Present() bool { return len(i.Content) > 0 || i.Digest != nil }
 
 // sum is the digest of the full content.
 func (i Item) sum() [32]byte {
@@ -110,8 +111,9 @@ func (e *Evidence) Full(label string, content []byte) (*Evidence, error) {
 	if it.Digest != nil && sha256.Sum256(content) != it.sum() {
 		return nil, fmt.Errorf("completing %s: expected content with SHA-256 %x, found %x", label, it.Digest, sha256.Sum256(content))
 	}
-	if n := uint64(len(it.Content)); it.Digest == nil && (it.Offset+n > uint64(len(content)) || !bytes.Equal(content[it.Offset:it.Offset+n], it.Content)) {
-		return nil, fmt.Errorf("completing %s: the %d bytes sent for offset %d are not those of the %d bytes held", label, n, it.Offset, len(content))
+	n, size := uint64(len(it.Content)), uint64(len(content))
+	if it.Digest == nil && (it.Offset > size || n > size-it.Offset || !bytes.Equal(content[it.Offset:it.Offset+n], it.Content)) {
+		return nil, fmt.Errorf("completing %s: the %d bytes sent for offset %d are not those of the %d bytes held", label, n, it.Offset, size)
 	}
 	out := &Evidence{Quote: e.Quote, items: make(map[string]Item, len(e.items))}
 	for l, i := range e.items {

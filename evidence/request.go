@@ -65,7 +65,8 @@ func (r Request) check() error {
 			return fmt.Errorf("checking the request: %s %.80q is not allowed", c.name, c.value)
 		}
 	}
-	if n, err := base64.RawURLEncoding.DecodeString(r.R); err != nil || len(n) != 32 {
+	// Encoded again, since Go's decoder skips line breaks and ignores trailing bits.
+	if n, err := base64.RawURLEncoding.DecodeString(r.R); err != nil || len(n) != 32 || base64.RawURLEncoding.EncodeToString(n) != r.R {
 		return fmt.Errorf("checking the request: r is not 32 bytes in base64url")
 	}
 	return nil
