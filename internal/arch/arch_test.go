@@ -28,8 +28,9 @@ var layers = map[string]string{
 	"tpm/ima":                  "tpm",
 	"tpm/device":               "tpm",
 	"tpm/swtpm":                "tpm tpm/device tpm/eventlog tpm/ima",
-	"verifier/reference":       "tpm tpm/eventlog tpm/ima",
-	"verifier/appraisal":       "tpm tpm/eventlog tpm/ima evidence verifier/reference",
+	"verifier/reference":       "tpm tpm/eventlog tpm/ima verifier/rules",
+	"verifier/appraisal":       "tpm tpm/eventlog tpm/ima evidence verifier/reference verifier/rules",
+	"verifier/rules":           "",
 	"verifier/token":           "",
 	"verifier/ledger":          "",
 	"verifier/store":           "verifier/ledger",
@@ -47,7 +48,7 @@ var layers = map[string]string{
 }
 
 // pure packages compute: the same bytes in, the same bytes out.
-var pure = strings.Fields("tpm tpm/eventlog tpm/ima evidence verifier/appraisal verifier/reference verifier/token verifier/bundle verifier/protocol")
+var pure = strings.Fields("tpm tpm/eventlog tpm/ima evidence verifier/appraisal verifier/reference verifier/token verifier/bundle verifier/protocol verifier/rules")
 
 // impure imports read the outside world, wait for it, or depend on chance.
 var impure = strings.Fields(`context crypto/rand crypto/tls database/sql io/ioutil log log/slog
@@ -64,6 +65,7 @@ var owners = map[string]string{
 	"github.com/google/go-attestation":    "verifier",
 	"github.com/google/go-tpm-tools":      "verifier",
 	"github.com/google/go-eventlog":       "verifier",
+	"cel.dev/cel-go":                      "verifier/rules",
 	"github.com/veraison/cmw":             "evidence",
 	"github.com/go-jose/go-jose/v4":       "verifier/token",
 	"modernc.org/sqlite":                  "verifier/store",
