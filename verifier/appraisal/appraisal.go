@@ -18,6 +18,7 @@ import (
 	"github.com/writ-attestation/writ/tpm"
 	"github.com/writ-attestation/writ/tpm/eventlog"
 	"github.com/writ-attestation/writ/verifier/reference"
+	"github.com/writ-attestation/writ/verifier/rules"
 )
 
 // horizon bounds `until` when no window of the inputs ends earlier (seconds).
@@ -53,6 +54,7 @@ func (a *Authentic) Appraise() Verdict {
 		r.pcrs()
 		r.secureBoot()
 		r.ima()
+		r.rules()
 	}
 	return conclude(a.in, r)
 }
@@ -158,6 +160,7 @@ type measured struct {
 	replay     map[int][]byte   // SHA-256 bank
 	events     map[int][]logged // measured ones, by PCR
 	secureBoot eventlog.State
+	rules      []rules.Event
 	policies   []int // PCRs with a verified text that turns on IMA's measuring policy
 }
 
@@ -191,10 +194,16 @@ func measure(content []byte) *measured {
 		if !e.Measured() {
 			continue
 		}
-		f.events[int(e.PCR)] = append(f.events[int(e.PCR)], logged{e, hex.EncodeToString(e.Digest(tpm.AlgSHA256))})
-		if text, ok := e.Text(); ok && turnsOnIMA(text) {
+		d := hex.EncodeToString(e.Digest(tpm.AlgSHA256))
+		text, ok := e.Text()
+		if !ok {
+			text = ""
+		}
+		if turnsOnIMA(text) {
 			f.policies = append(f.policies, int(e.PCR))
 		}
+		f.events[int(e.PCR)] = append(f.events[int(e.PCR)], logged{e, d})
+		f.rules = append(f.rules, rules.Event{Index: int64(e.Index), PCR: int64(e.PCR), Digest: d, Text: text})
 	}
 	return f
 }
@@ -242,7 +251,7 @@ func conclude(in *Input, r *run) Verdict {
 		}
 	}
 	for _, f := range r.findings {
-		for _, e := range effects(f) {
+		for _, e := range r.effects(f) {
 			v.Vector.lower(e.claim, e.value)
 		}
 	}

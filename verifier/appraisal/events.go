@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -29,7 +30,7 @@ func (r *run) tpm() {
 	for _, der := range r.in.Prior.EKCertificates {
 		f, err := r.endorsement(der)
 		if err != nil {
-			r.say(tpmCertificate, "an EK certificate of a known TPM maker, valid at "+stamp(r.in.At), err.Error(), next)
+			r.say(tpmCertificate, "an EK certificate of a known TPM maker, valid at "+stamp(r.in.At), "SHA-256 "+hexSum(der)+": "+flaw(err), next)
 			continue
 		}
 		r.until = min(r.until, f.to)
@@ -39,11 +40,25 @@ func (r *run) tpm() {
 	}
 }
 
+// flaw says what is wrong with a certificate in words of our own: those of
+// libraries change with their versions, and a verdict's bytes must not.
+func flaw(err error) string {
+	var unknown x509.UnknownAuthorityError
+	var invalid x509.CertificateInvalidError
+	switch {
+	case errors.As(err, &unknown):
+		return "issued by nobody whose root is in ek_roots"
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return "it, or an issuer's, is not valid at this time"
+	}
+	return "it is malformed or not of the TCG EK Credential Profile"
+}
+
 // endorsement is the fact that a certificate chains to one of the roots from one
 // second to another.
 type endorsement struct {
-	from, to int64
-	vendor   string
+	from, to               int64
+	vendor, model, version string
 }
 
 func (r *run) endorsement(der []byte) (*endorsement, error) {
@@ -67,7 +82,7 @@ func (r *run) endorsement(der []byte) (*endorsement, error) {
 	for _, c := range chain {
 		f.from, f.to = max(f.from, c.NotBefore.Unix()), min(f.to, c.NotAfter.Unix())
 	}
-	f.vendor, _, _ = tpm.Vendor(chain[0])
+	f.vendor, f.model, f.version = tpm.Vendor(chain[0])
 	r.keep(key, f)
 	return f, nil
 }

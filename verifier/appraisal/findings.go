@@ -51,6 +51,8 @@ const (
 	secureBootOff     = "secure-boot/off"
 	secureBootUnknown = "secure-boot/unknown"
 
+	ruleFailed = "rule/" // and the rule's name
+
 	claimRequired = "claim/not-affirming"
 	tooMany       = "findings/more"
 )
@@ -97,6 +99,15 @@ type effect struct {
 }
 
 var all = []string{reference.InstanceIdentity, reference.Configuration, reference.Executables, reference.Hardware}
+
+// effects is what a finding lowers; that of a rule is the rule's own to say.
+func (r *run) effects(f Finding) []effect {
+	if name, ok := strings.CutPrefix(f.Code, ruleFailed); ok && r.set != nil && r.set.Rule(name) != nil {
+		rule := r.set.Rule(name)
+		return []effect{{rule.Claim, rule.Value}}
+	}
+	return effects(f)
+}
 
 // effects returns the claims a finding lowers. A code it does not know lowers
 // every claim, so that a new one cannot be forgotten into a grant.

@@ -19,6 +19,7 @@ import (
 	"slices"
 
 	"github.com/writ-attestation/writ/tpm"
+	"github.com/writ-attestation/writ/verifier/rules"
 )
 
 // MaxSize bounds a set (bytes).
@@ -33,6 +34,8 @@ const (
 	Hardware         = "hardware"
 )
 
+var claims = []string{InstanceIdentity, Configuration, Executables, FileSystem, Hardware}
+
 // Set is one version of the reference values of a machine class.
 type Set struct {
 	V          int      `json:"v"`                    // 1
@@ -46,9 +49,11 @@ type Set struct {
 	SecureBoot string   `json:"secure_boot"` // "required" or "any"; anything else denies
 	PCRs       []PCR    `json:"pcrs"`        // ascending, each once
 	IMA        *IMA     `json:"ima,omitempty"`
+	Rules      []Rule   `json:"rules,omitempty"`      // further conditions, see package rules
 	Deny       []Listed `json:"deny,omitempty"`       // digests refused wherever they appear
 	Vulnerable []Listed `json:"vulnerable,omitempty"` // digests that lower trust wherever they appear
 
+	rules map[string]*Rule
 	files map[string]*File
 	lists map[string]Judgement
 	pcrs  map[int]*PCR
@@ -102,6 +107,22 @@ type Listed struct {
 	Digest string `json:"digest"`
 	Why    string `json:"why"`
 }
+
+// Rule is a condition in CEL that must hold. It can only lower trust: Value is
+// what the claim becomes when it does not hold or has no answer, and is never an
+// affirming one.
+type Rule struct {
+	Name  string `json:"name"`
+	Expr  string `json:"expr"`
+	Claim string `json:"claim"`
+	Value int8   `json:"value"`
+	Why   string `json:"why"` // shown to people: what to do
+
+	compiled *rules.Rule
+}
+
+// Holds evaluates the rule.
+func (r *Rule) Holds(f *rules.Facts) (bool, error) { return r.compiled.Holds(f) }
 
 // Judgement is what a set says of one digest. The order is the rule: deny wins
 // over vulnerable, vulnerable over allow, and the zero value is unknown.
@@ -163,7 +184,7 @@ func (s *Set) Check() error {
 		return fmt.Errorf("checking reference set %s: bank %.20q is not one that proves anything; use sha256", s.Name, s.Bank)
 	}
 	for _, r := range s.Required {
-		if !slices.Contains([]string{InstanceIdentity, Configuration, Executables, FileSystem, Hardware}, r) {
+		if !slices.Contains(claims, r) {
 			return fmt.Errorf("checking reference set %s: required claim %.40q is not one of AR4SI's that Writ derives", s.Name, r)
 		}
 	}
@@ -205,6 +226,9 @@ func (s *Set) index(size int) error {
 			s.files[f.Path] = f
 		}
 	}
+	if err := s.compile(); err != nil {
+		return err
+	}
 	for _, l := range s.Vulnerable {
 		s.lists[l.Digest] = Weak
 	}
@@ -213,6 +237,32 @@ func (s *Set) index(size int) error {
 	}
 	return nil
 }
+
+// compile prepares the rules.
+func (s *Set) compile() error {
+	s.rules = map[string]*Rule{}
+	for i := range s.Rules {
+		r := &s.Rules[i]
+		if !nameRE.MatchString(r.Name) || s.rules[r.Name] != nil {
+			return fmt.Errorf("rule %.64q: a name of [a-z0-9._-] of its own is needed", r.Name)
+		}
+		if !slices.Contains(claims, r.Claim) {
+			return fmt.Errorf("rule %s: claim %.40q is not one that Writ derives", r.Name, r.Claim)
+		}
+		if v := int(r.Value); (v >= 2 && v <= 31) || (v <= -2 && v >= -32) {
+			return fmt.Errorf("rule %s: value %d is affirming, and a rule can only lower trust", r.Name, r.Value)
+		}
+		var err error
+		if r.compiled, err = rules.Compile(r.Expr); err != nil {
+			return fmt.Errorf("rule %s: %w", r.Name, err)
+		}
+		s.rules[r.Name] = r
+	}
+	return nil
+}
+
+// Rule returns the rule of that name, nil when there is none.
+func (s *Set) Rule(name string) *Rule { return s.rules[name] }
 
 func isHex(s string, size int) bool {
 	b, err := hex.DecodeString(s)
