@@ -92,6 +92,7 @@ func countingDraft() ledger.Draft {
 // TestKillNine kills a writer at random moments under load. Whatever it has
 // acknowledged proves afterwards, state and log agree, and fsck is clean.
 func TestKillNine(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	rounds := 10
 	if testing.Short() {
