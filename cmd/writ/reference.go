@@ -31,7 +31,7 @@ func newReference() *cobra.Command {
 known to be good, read them, sign them, publish them.`,
 		RunE: needsCommand,
 	}
-	cmd.AddCommand(newLearn(), newShow(), newSign(), newPublish())
+	cmd.AddCommand(newDiff(), newLearn(), newPublish(), newShow(), newSign(), newTest())
 	return cmd
 }
 

@@ -157,18 +157,22 @@ func (r *run) selection() {
 }
 
 // compare walks the PCR's events along the places of its rule. An event that
-// fits no place from here on is unknown; places passed over are missing.
+// fits no place from here on is unknown, and taken to stand in the next place;
+// places passed over with no such event before them are missing.
 func (r *run) compare(rule *reference.PCR) {
-	places, at := rule.Events, 0
+	places, at, strangers := rule.Events, 0, 0
 	for _, e := range r.log.events[rule.PCR] {
 		j, to := r.place(places, at, e.digest)
 		if to >= 0 {
-			r.missing(rule.PCR, places[at:to])
-			at = to + 1
+			r.missing(rule.PCR, places[min(at+strangers, to):to])
+			at, strangers = to+1, 0
 		}
-		r.judge(rule, e, j, places, at)
+		r.judge(rule, e, j, places, at+strangers)
+		if j == reference.Unknown {
+			strangers++
+		}
 	}
-	r.missing(rule.PCR, places[at:])
+	r.missing(rule.PCR, places[min(at+strangers, len(places)):])
 }
 
 // place finds the next place whose lists know the digest; -1 when none does.

@@ -36,6 +36,10 @@ var perMachine = map[int]string{
 	5: "the partition table's identifiers differ between disks",
 }
 
+// core are the PCRs that hold what runs on a machine and by whose leave. They
+// are never ignored unasked (security rule 21).
+var core = []int{0, 2, 4, 7, 8, 9, 11, 14}
+
 const imaPCR = 10
 
 // Learn makes a set from good boots. Events common to all samples, in their
@@ -59,8 +63,8 @@ func Learn(name string, samples []Sample, vary []int) (*Set, []Note, error) {
 	}
 	slices.Sort(s.TPM.Vendors)
 	for _, p := range quoted(samples) {
-		if p == imaPCR && samples[0].IMA != nil {
-			continue
+		if p == imaPCR && !slices.ContainsFunc(samples, func(s Sample) bool { return s.IMA == nil }) {
+			continue // learnIMA speaks of it
 		}
 		rule, n := learnPCR(p, samples, slices.Contains(vary, p))
 		s.PCRs = append(s.PCRs, rule)
@@ -95,6 +99,10 @@ func learnPCR(p int, samples []Sample, vary bool) (PCR, []Note) {
 	for _, s := range samples {
 		run := steps(s.Log, p)
 		if len(run) == 0 && !zero(s.PCRs[p]) {
+			if slices.Contains(core, p) {
+				return PCR{PCR: p, Rule: Match}, []Note{{PCR: p, Question: true,
+					Text: "measured, but no log explains its value in " + s.Name + ": denied. Which log speaks of it?"}}
+			}
 			why := "measured, but no log explains its value"
 			return PCR{PCR: p, Rule: Ignore, Why: why}, []Note{{PCR: p, Text: "ignored: " + why + " in " + s.Name}}
 		}
@@ -205,6 +213,11 @@ func learnIMA(samples []Sample, notes []Note) (*IMA, []Note) {
 		for i := range s.IMA {
 			e := &s.IMA[i]
 			if e.Violation || e.IsBootAggregate() {
+				continue
+			}
+			if e.FileAlg.Size() == 0 {
+				notes = append(notes, Note{PCR: imaPCR, Question: true,
+					Text: fmt.Sprintf("%q was measured in %s with a hash that proves nothing: it is denied. Boot with ima_hash=sha256", e.Path, s.Name)})
 				continue
 			}
 			f := files[e.Path]

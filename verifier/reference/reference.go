@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/writ-attestation/writ/tpm"
 	"github.com/writ-attestation/writ/verifier/rules"
@@ -61,7 +62,7 @@ type Set struct {
 
 // TPM says which TPMs are genuine hardware.
 type TPM struct {
-	Vendors []string `json:"vendors"` // TPM manufacturer ids as in EK certificates, such as "id:53544D20"
+	Vendors []string `json:"vendors"` // as [tpm.Vendor] names them: TCG vendor ids such as "IFX"
 }
 
 // How the events of a PCR are compared.
@@ -80,6 +81,7 @@ type PCR struct {
 }
 
 // Event is one place in the order of events, with every digest known for it.
+// What it denies or calls vulnerable is so everywhere.
 type Event struct {
 	Label      string   `json:"label"` // shown to people; proves nothing
 	Allow      []string `json:"allow"` // lower-case hexadecimal; empty denies
@@ -95,6 +97,7 @@ type IMA struct {
 }
 
 // File is one path with the digests known for it ("sha256:" and hexadecimal).
+// What it denies or calls vulnerable is so at every path: a file can be renamed.
 type File struct {
 	Path       string   `json:"path"`
 	Allow      []string `json:"allow"`
@@ -104,7 +107,7 @@ type File struct {
 
 // Listed is a digest judged wherever it appears.
 type Listed struct {
-	Digest string `json:"digest"`
+	Digest string `json:"digest"` // lower-case hexadecimal, of any algorithm
 	Why    string `json:"why"`
 }
 
@@ -197,7 +200,8 @@ func (s *Set) Check() error {
 	return nil
 }
 
-// index builds the look-ups and checks every digest on the way.
+// index builds the look-ups and checks every digest on the way: one written in
+// another form would never match, and a deny list would be silently open.
 func (s *Set) index(size int) error {
 	s.pcrs, s.files, s.lists = map[int]*PCR{}, map[string]*File{}, map[string]Judgement{}
 	for i := range s.PCRs {
@@ -205,17 +209,9 @@ func (s *Set) index(size int) error {
 		if p.PCR < 0 || p.PCR > 23 || (i > 0 && p.PCR <= s.PCRs[i-1].PCR) {
 			return fmt.Errorf("PCR %d is out of range or out of order", p.PCR)
 		}
-		if p.Rule != Match && p.Rule != Extend && p.Rule != Ignore {
-			return fmt.Errorf("PCR %d: rule %.20q is none of match, extend, ignore", p.PCR, p.Rule)
+		if err := s.indexPCR(p, size); err != nil {
+			return fmt.Errorf("PCR %d: %w", p.PCR, err)
 		}
-		for _, e := range p.Events {
-			for _, d := range slices.Concat(e.Allow, e.Vulnerable, e.Deny) {
-				if !isHex(d, size) {
-					return fmt.Errorf("PCR %d, %.60q: %.80q is not a digest of %d bytes in lower-case hexadecimal", p.PCR, e.Label, d, size)
-				}
-			}
-		}
-		s.pcrs[p.PCR] = p
 	}
 	if s.IMA != nil {
 		for i := range s.IMA.Files {
@@ -223,46 +219,65 @@ func (s *Set) index(size int) error {
 			if i > 0 && f.Path <= s.IMA.Files[i-1].Path {
 				return fmt.Errorf("IMA file %.80q is out of order", f.Path)
 			}
-			s.files[f.Path] = f
+			if err := s.indexFile(f); err != nil {
+				return fmt.Errorf("IMA file %.80q: %w", f.Path, err)
+			}
 		}
 	}
-	if err := s.compile(); err != nil {
-		return err
-	}
-	for _, l := range s.Vulnerable {
-		s.lists[l.Digest] = Weak
-	}
-	for _, l := range s.Deny { // after, since deny wins
-		s.lists[l.Digest] = Denied
+	for j, list := range map[Judgement][]Listed{Weak: s.Vulnerable, Denied: s.Deny} {
+		for _, l := range list {
+			if !isHex(l.Digest, len(l.Digest)/2) || len(l.Digest) < 2*tpm.AlgSHA1.Size() {
+				return fmt.Errorf("listed digest %.140q is not lower-case hexadecimal", l.Digest)
+			}
+			s.list(j, l.Digest)
+		}
 	}
 	return nil
 }
 
-// compile prepares the rules.
-func (s *Set) compile() error {
-	s.rules = map[string]*Rule{}
-	for i := range s.Rules {
-		r := &s.Rules[i]
-		if !nameRE.MatchString(r.Name) || s.rules[r.Name] != nil {
-			return fmt.Errorf("rule %.64q: a name of [a-z0-9._-] of its own is needed", r.Name)
-		}
-		if !slices.Contains(claims, r.Claim) {
-			return fmt.Errorf("rule %s: claim %.40q is not one that Writ derives", r.Name, r.Claim)
-		}
-		if v := int(r.Value); (v >= 2 && v <= 31) || (v <= -2 && v >= -32) {
-			return fmt.Errorf("rule %s: value %d is affirming, and a rule can only lower trust", r.Name, r.Value)
-		}
-		var err error
-		if r.compiled, err = rules.Compile(r.Expr); err != nil {
-			return fmt.Errorf("rule %s: %w", r.Name, err)
-		}
-		s.rules[r.Name] = r
+func (s *Set) indexPCR(p *PCR, size int) error {
+	if p.Rule != Match && p.Rule != Extend && p.Rule != Ignore {
+		return fmt.Errorf("rule %.20q is none of match, extend, ignore", p.Rule)
 	}
+	if p.Rule == Extend && len(p.Events) == 0 {
+		return errors.New("rule extend without an event accepts anything; say ignore if that is meant")
+	}
+	for _, e := range p.Events {
+		for _, d := range slices.Concat(e.Allow, e.Vulnerable, e.Deny) {
+			if !isHex(d, size) {
+				return fmt.Errorf("%.60q: %.80q is not a digest of %d bytes in lower-case hexadecimal", e.Label, d, size)
+			}
+		}
+		s.list(Weak, e.Vulnerable...)
+		s.list(Denied, e.Deny...)
+	}
+	s.pcrs[p.PCR] = p
 	return nil
 }
 
-// Rule returns the rule of that name, nil when there is none.
-func (s *Set) Rule(name string) *Rule { return s.rules[name] }
+func (s *Set) indexFile(f *File) error {
+	for _, d := range slices.Concat(f.Allow, f.Vulnerable, f.Deny) {
+		name, sum, _ := strings.Cut(d, ":")
+		if alg, err := tpm.ParseAlg(name); err != nil || alg.String() != name || !isHex(sum, alg.Size()) {
+			return fmt.Errorf("%.140q is not an algorithm, a colon and a digest in lower-case hexadecimal", d)
+		}
+	}
+	for j, list := range map[Judgement][]string{Weak: f.Vulnerable, Denied: f.Deny} {
+		for _, d := range list {
+			_, sum, _ := strings.Cut(d, ":")
+			s.list(j, sum)
+		}
+	}
+	s.files[f.Path] = f
+	return nil
+}
+
+// list notes what holds wherever the digests appear; the worse word stays.
+func (s *Set) list(j Judgement, digests ...string) {
+	for _, d := range digests {
+		s.lists[d] = max(s.lists[d], j)
+	}
+}
 
 func isHex(s string, size int) bool {
 	b, err := hex.DecodeString(s)
@@ -272,8 +287,7 @@ func isHex(s string, size int) bool {
 // PCR returns what the set says of a PCR, nil when it says nothing.
 func (s *Set) PCR(i int) *PCR { return s.pcrs[i] }
 
-// Listed says what the lists that hold everywhere say of a digest in
-// hexadecimal.
+// Listed says what holds for a digest (hexadecimal) wherever it appears.
 func (s *Set) Listed(digest string) Judgement { return s.lists[digest] }
 
 // File judges a measured file; digest is in hexadecimal and alg names its

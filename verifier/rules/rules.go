@@ -26,47 +26,47 @@ const (
 
 // Facts is what an expression can speak of. Digests are hexadecimal.
 type Facts struct {
-	Node       Node             `cel:"node"`
-	TPM        TPM              `cel:"tpm"`
-	SecureBoot State            `cel:"secure_boot"`
-	PCRs       map[int64]string `cel:"pcrs"`   // proven values, SHA-256 bank
-	Events     []Event          `cel:"events"` // of the boot log, in order
-	IMA        IMA              `cel:"ima"`
+	Node       Node             `cel:"node" json:"node"`
+	TPM        TPM              `cel:"tpm" json:"tpm"`
+	SecureBoot State            `cel:"secure_boot" json:"secure_boot"`
+	PCRs       map[int64]string `cel:"pcrs" json:"pcrs"`     // proven values, SHA-256 bank
+	Events     []Event          `cel:"events" json:"events"` // of the boot log, in order
+	IMA        IMA              `cel:"ima" json:"ima"`
 }
 
 // Node is what the operator says of the node.
 type Node struct {
-	Class string `cel:"class"`
+	Class string `cel:"class" json:"class"`
 }
 
 // TPM is what its quote and certificate say.
 type TPM struct {
-	Vendor       string `cel:"vendor"`
-	Model        string `cel:"model"`
-	Version      string `cel:"version"`
-	Firmware     uint64 `cel:"firmware"` // firmwareVersion of the quote
-	ResetCount   int64  `cel:"reset_count"`
-	RestartCount int64  `cel:"restart_count"`
+	Vendor       string `cel:"vendor" json:"vendor"`
+	Model        string `cel:"model" json:"model"`
+	Version      string `cel:"version" json:"version"`
+	Firmware     uint64 `cel:"firmware" json:"firmware"` // firmwareVersion of the quote
+	ResetCount   int64  `cel:"reset_count" json:"reset_count"`
+	RestartCount int64  `cel:"restart_count" json:"restart_count"`
 }
 
 // State is the Secure Boot state as measured.
 type State struct {
-	Known   bool `cel:"known"`
-	Enabled bool `cel:"enabled"`
+	Known   bool `cel:"known" json:"known"`
+	Enabled bool `cel:"enabled" json:"enabled"`
 }
 
 // Event is a measured event. Text is empty unless it hashes to the digest.
 type Event struct {
-	Index  int64  `cel:"index"`
-	PCR    int64  `cel:"pcr"`
-	Digest string `cel:"digest"`
-	Text   string `cel:"text"`
+	Index  int64  `cel:"index" json:"index"`
+	PCR    int64  `cel:"pcr" json:"pcr"`
+	Digest string `cel:"digest" json:"digest"`
+	Text   string `cel:"text" json:"text"`
 }
 
 // IMA is the proven part of the IMA list.
 type IMA struct {
-	Entries    int64 `cel:"entries"`
-	Violations int64 `cel:"violations"`
+	Entries    int64 `cel:"entries" json:"entries"`
+	Violations int64 `cel:"violations" json:"violations"`
 }
 
 // Rule is a compiled expression.
