@@ -308,32 +308,6 @@ func (s *Set) list(j Judgement, digests ...string) {
 	}
 }
 
-// compile prepares the rules.
-func (s *Set) compile() error {
-	s.rules = map[string]*Rule{}
-	for i := range s.Rules {
-		r := &s.Rules[i]
-		if !nameRE.MatchString(r.Name) || s.rules[r.Name] != nil {
-			return fmt.Errorf("rule %.64q: a name of [a-z0-9._-] of its own is needed", r.Name)
-		}
-		if !slices.Contains(claims, r.Claim) {
-			return fmt.Errorf("rule %s: claim %.40q is not one that Writ derives", r.Name, r.Claim)
-		}
-		if v := int(r.Value); (v >= 2 && v <= 31) || (v <= -2 && v >= -32) {
-			return fmt.Errorf("rule %s: value %d is affirming, and a rule can only lower trust", r.Name, r.Value)
-		}
-		var err error
-		if r.compiled, err = rules.Compile(r.Expr); err != nil {
-			return fmt.Errorf("rule %s: %w", r.Name, err)
-		}
-		s.rules[r.Name] = r
-	}
-	return nil
-}
-
-// Rule returns the rule of that name, nil when there is none.
-func (s *Set) Rule(name string) *Rule { return s.rules[name] }
-
 func isHex(s string, size int) bool {
 	b, err := hex.DecodeString(s)
 	return err == nil && len(b) == size && hex.EncodeToString(b) == s
