@@ -126,9 +126,6 @@ func (k *keeper) prepare() (err error) {
 	if k.program, err = openProgram(k.cfg.Command); err != nil {
 		return err
 	}
-	if k.self, err = digestSelf(); err != nil {
-		return err
-	}
 	caps := Detect()
 	if k.level = caps.Level; k.level < k.cfg.Level || k.level < E2 {
 		least := max(k.cfg.Level, E2)

@@ -131,7 +131,7 @@ func (k *keeper) environ() []string {
 
 // enter gets the first token and lets the init start the work. It returns the
 // life of the token.
-func (k *keeper) enter(ctx context.Context) (time.Duration, error) {
+func (k *keeper) enter(ctx context.Context) (life time.Duration, err error) {
 	placed := make(chan error, 1)
 	go func() {
 		if k.group == nil {
@@ -140,6 +140,9 @@ func (k *keeper) enter(ctx context.Context) (time.Duration, error) {
 		}
 		placed <- k.group.admit(k.init)
 	}()
+	if k.self, err = digestSelf(); err != nil { // while the init starts and is placed
+		return 0, err
+	}
 	// Whoever listens before asking misses no revocation in between.
 	listening, admitted := make(chan struct{}), make(chan struct{})
 	ready := sync.OnceFunc(func() { close(listening) })
