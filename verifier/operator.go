@@ -3,7 +3,7 @@ package verifier
 import (
 	"context"
 	"encoding/hex"
-	"fmt"
+	"errors"
 	"slices"
 	"time"
 
@@ -347,40 +347,16 @@ func (s *Service) Governance(ctx context.Context) (*protocol.Governance, error) 
 }
 
 // pin holds the checkpoint a node kept against this log. Only our own
-// signature over a history we do not have freezes the domain; an unsigned
-// claim never does (security rules 23, 25).
+// signature over a history we do not have stops the log, which signs nothing
+// more from then on; an unsigned claim never does (security rules 23, 25).
 func (s *Service) pin(ctx context.Context, known string) error {
-	pinned, err := ledger.OpenCheckpoint([]byte(known), s.log.VerifierKey())
-	if err != nil {
+	err := s.log.Confront(ctx, []byte(known))
+	switch {
+	case err == nil || errors.Is(err, ledger.ErrKey):
 		return nil
+	case errors.Is(err, ledger.ErrRolledBack):
+		s.cfg.Slog.ErrorContext(ctx, "a node holds a checkpoint of ours that this log contradicts", "error", err)
+		return protocol.Refuse(protocol.DomainFrozen, "this log contradicts a checkpoint it signed; nothing is issued until operators decide")
 	}
-	contradiction, err := s.contradicts(ctx, pinned)
-	if err != nil || contradiction == "" {
-		return err
-	}
-	s.cfg.Slog.ErrorContext(ctx, "a node holds a checkpoint of ours that this log contradicts: freezing", "contradiction", contradiction)
-	if _, err := s.Freeze(ctx, "verifier/"+s.cfg.Name, "divergence: "+contradiction); err != nil {
-		return err
-	}
-	return protocol.Refuse(protocol.DomainFrozen, "this log contradicts a checkpoint it signed; the domain is frozen until operators decide")
-}
-
-// contradicts says why this log is not a continuation of a checkpoint, "" when
-// it is.
-func (s *Service) contradicts(ctx context.Context, pinned ledger.Checkpoint) (string, error) {
-	now, err := ledger.OpenCheckpoint(s.log.Checkpoint(), s.log.VerifierKey())
-	if err != nil {
-		return "", err
-	}
-	if pinned.Size > now.Size {
-		return fmt.Sprintf("it covers %d entries, this log has %d", pinned.Size, now.Size), nil
-	}
-	proof, err := s.log.Consistency(ctx, pinned.Size, now.Size)
-	if err != nil {
-		return "", err
-	}
-	if err := ledger.CheckConsistency(proof, pinned, now); err != nil {
-		return err.Error(), nil
-	}
-	return "", nil
+	return err
 }

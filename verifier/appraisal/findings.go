@@ -23,7 +23,6 @@ const (
 	quoteSelection = "quote/selection"
 
 	bootClone   = "counters/clone"
-	bootClock   = "counters/clock"
 	bootChanged = "counters/boot-log-changed"
 
 	bootNoLog     = "boot/no-log"
