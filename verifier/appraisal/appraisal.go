@@ -56,6 +56,7 @@ func (a *Authentic) Appraise() Verdict {
 		r.ima()
 		r.rules()
 	}
+	r.pin()
 	return conclude(a.in, r)
 }
 
@@ -133,19 +134,23 @@ func (r *run) counters() {
 	}
 }
 
-// bootLog parses and replays the UEFI log and compares it with the proven PCRs.
+// bootLog parses and replays the UEFI log and holds it against the one that was
+// proven earlier in this boot, which stays the boot's log whatever comes later.
 func (r *run) bootLog() {
-	it := r.in.Evidence.Item("uefi-log")
-	if len(it.Content) == 0 {
+	content := r.in.Evidence.Item("uefi-log").Content
+	if p := r.in.Prior.Boot; p != nil && p.ResetCount == r.quote.ResetCount && p.RestartCount == r.quote.RestartCount {
+		r.boot.BootLog = p.BootLog
+	}
+	if len(content) == 0 {
 		r.say(bootNoLog, "the UEFI event log", "none", "boot so that firmware and loader keep the log (Debian 12's GRUB keeps none with Secure Boot off)")
 		return
 	}
-	r.boot.BootLog = hexSum(it.Content)
-	if p := r.in.Prior.Boot; p != nil && p.ResetCount == r.quote.ResetCount && p.RestartCount == r.quote.RestartCount && p.BootLog != r.boot.BootLog {
-		r.say(bootChanged, "the boot log of this boot, SHA-256 "+p.BootLog, r.boot.BootLog, "reboot the node; a boot log never changes while a boot lasts")
+	sum := hexSum(content)
+	if before := r.boot.BootLog; before != "" && before != sum {
+		r.say(bootChanged, "the boot log of this boot, SHA-256 "+before, sum, "reboot the node; a boot log never changes while a boot lasts")
 		r.resumed = nil
 	}
-	f := r.measured(it.Content)
+	f := r.measured(sum, content)
 	if f.err != nil {
 		r.say(bootMalformed, "a UEFI event log with SHA-256 digests", f.err.Error(), "send /sys/kernel/security/tpm0/binary_bios_measurements unchanged")
 		return
@@ -153,8 +158,16 @@ func (r *run) bootLog() {
 	r.log = f
 }
 
+// pin makes a log that replays the one of this boot.
+func (r *run) pin() {
+	if r.log != nil && r.boot.BootLog == "" && !slices.ContainsFunc(r.findings, func(f Finding) bool { return f.Code == bootReplay }) {
+		r.boot.BootLog = r.log.sum
+	}
+}
+
 // measured is the fact of what a boot log says and replays to.
 type measured struct {
+	sum        string // hexadecimal SHA-256 of the log
 	err        error
 	log        *eventlog.Log
 	replay     map[int][]byte   // SHA-256 bank
@@ -170,12 +183,13 @@ type logged struct {
 	digest string // hexadecimal, SHA-256 bank
 }
 
-func (r *run) measured(content []byte) *measured {
-	key := "log/" + r.boot.BootLog
+func (r *run) measured(sum string, content []byte) *measured {
+	key := "log/" + sum
 	if f, ok := r.recall(key).(*measured); ok {
 		return f
 	}
 	f := measure(content)
+	f.sum = sum
 	r.keep(key, f)
 	return f
 }
@@ -242,13 +256,7 @@ func conclude(in *Input, r *run) Verdict {
 	v := Verdict{V: 1, Rules: Rules, Decision: Deny, Domain: in.Challenge.Domain, Node: in.Challenge.Node, Nonce: in.Challenge.Nonce,
 		Binding: in.Challenge.Binding, At: in.At, Until: r.until, Inputs: in.digests(), Boot: r.boot, Tier: None}
 	if r.set != nil {
-		v.Vector = Vector{InstanceIdentity: 2, Configuration: 2, Executables: 3, Hardware: 2}
-		if r.full {
-			v.Vector.Executables = 2
-		}
-		if !r.judged(1) || !r.judged(3) || !r.judged(5) || r.set.SecureBoot != "required" {
-			v.Vector.Configuration = 3
-		}
+		v.Vector = r.best()
 	}
 	for _, f := range r.findings {
 		for _, e := range r.effects(f) {
@@ -272,6 +280,24 @@ func conclude(in *Input, r *run) Verdict {
 		r.findings = append(r.findings, Finding{Code: tooMany, Expected: fmt.Sprintf("at most %d findings", maxFindings), Found: fmt.Sprintf("%d more like these", r.dropped), Next: "mend these first"})
 	}
 	v.Findings = r.findings
+	return v
+}
+
+// best is the vector if there is nothing to find. A claim whose PCRs the set does
+// not judge is not made, whether it is required or not.
+func (r *run) best() Vector {
+	v := Vector{InstanceIdentity: 2, Configuration: 2, Executables: 3, Hardware: 2}
+	if r.full {
+		v.Executables = 2
+	}
+	if !r.judged(1) || !r.judged(3) || !r.judged(5) || r.set.SecureBoot != "required" {
+		v.Configuration = 3
+	}
+	for _, b := range bases {
+		if slices.ContainsFunc(b.pcrs, func(p int) bool { return !r.judged(p) }) {
+			*v.claim(b.claim) = 0
+		}
+	}
 	return v
 }
 

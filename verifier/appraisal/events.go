@@ -114,16 +114,36 @@ func (r *run) pcrs() {
 		if rule.Rule == reference.Ignore || r.log == nil {
 			continue
 		}
-		want, ok := r.log.replay[p]
-		if !ok {
-			want = make([]byte, tpm.AlgSHA256.Size())
-		}
-		if got := r.in.Evidence.Quote.Values[p]; !bytes.Equal(want, got) {
+		if !r.proven(p) {
+			got, want := r.in.Evidence.Quote.Values[p], r.log.value(p)
 			r.pcr(bootReplay, p, hex.EncodeToString(got)+" (quoted)", hex.EncodeToString(want)+" (replayed from the log)", "reboot the node: its log does not explain what the TPM measured")
 			continue
 		}
 		r.compare(rule)
 	}
+}
+
+// proven reports whether the log's events of a PCR are those the TPM quoted.
+func (r *run) proven(pcr int) bool {
+	return r.log != nil && bytes.Equal(r.log.value(pcr), r.in.Evidence.Quote.Values[pcr])
+}
+
+// value is what the log's replay gives for a PCR.
+func (m *measured) value(pcr int) []byte {
+	if v, ok := m.replay[pcr]; ok {
+		return v
+	}
+	return make([]byte, tpm.AlgSHA256.Size())
+}
+
+// bases are the PCRs without which a claim means nothing.
+var bases = []struct {
+	claim string
+	pcrs  []int
+}{
+	{reference.Hardware, []int{0}},
+	{reference.Configuration, []int{7}},
+	{reference.Executables, []int{0, 2, 4, 8, 9, 11, 14}},
 }
 
 // selection requires the quote to cover what the set speaks of.
@@ -137,14 +157,7 @@ func (r *run) selection() {
 	if r.set.IMA != nil && !quoted(imaPCR) {
 		r.pcr(quoteSelection, imaPCR, "a quote that covers this PCR", "not selected", "quote PCRs 0 to 15 of the sha256 bank")
 	}
-	for _, need := range []struct {
-		claim string
-		pcrs  []int
-	}{
-		{reference.Hardware, []int{0}},
-		{reference.Configuration, []int{7}},
-		{reference.Executables, []int{0, 2, 4, 8, 9, 11, 14}},
-	} {
+	for _, need := range bases {
 		if !slices.Contains(r.set.Required, need.claim) {
 			continue
 		}

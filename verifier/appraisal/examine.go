@@ -30,8 +30,9 @@ func Examine(in *Input) (reference.Sample, []Finding) {
 		return s, r.findings
 	}
 	s.Log = r.log.log
-	for pcr, want := range r.log.replay {
-		if got, quoted := values[pcr]; quoted && !bytes.Equal(want, got) {
+	for _, pcr := range r.quote.PCRs {
+		want, logged := r.log.replay[pcr]
+		if got := values[pcr]; logged && !bytes.Equal(want, got) {
 			r.pcr(bootReplay, pcr, fmt.Sprintf("%x (quoted)", got), fmt.Sprintf("%x (replayed from the log)", want), "take the evidence anew: its log does not explain what the TPM measured")
 		}
 	}

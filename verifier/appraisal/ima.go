@@ -74,14 +74,16 @@ func (r *run) ima() {
 func (r *run) entry(e *ima.Entry, index int, state *IMA) {
 	if e.Violation {
 		state.Violations++
-		return
 	}
 	d := hex.EncodeToString(e.FileDigest)
 	if index == 0 {
 		want := ima.BootAggregate(tpm.AlgSHA256, r.in.Evidence.Quote.Values, e.FileAlg)
 		if !e.IsBootAggregate() || !bytes.Equal(want, e.FileDigest) {
-			r.event(imaAggregate, imaPCR, index, "boot_aggregate "+hex.EncodeToString(want), e.Path+" "+d, "reboot the node: the list does not belong to this boot")
+			r.event(imaAggregate, imaPCR, index, "boot_aggregate "+hex.EncodeToString(want), printable(e.Path)+" "+d, "reboot the node: the list does not belong to this boot")
 		}
+		return
+	}
+	if e.Violation { // what was used is unproven
 		return
 	}
 	found := fmt.Sprintf("%s %s:%s", printable(e.Path), e.FileAlg, d)
@@ -103,7 +105,14 @@ func (r *run) violations(n int) {
 
 // measures reports whether a verified kernel command line turned on a policy
 // that measures what runs; a list of the boot_aggregate alone says nothing.
-func (r *run) measures() bool { return r.log != nil && slices.ContainsFunc(r.log.policies, r.judged) }
+// The text must be one that the set expects: what comes after the events of an
+// extend rule can be anybody's.
+func (r *run) measures() bool {
+	return r.log != nil && slices.ContainsFunc(r.log.policies, func(p int) bool {
+		rule := r.set.PCR(p)
+		return rule != nil && rule.Rule == reference.Match && r.proven(p)
+	})
+}
 
 func turnsOnIMA(commandLine string) bool {
 	for _, word := range strings.Fields(commandLine) {

@@ -59,7 +59,7 @@ type Boot struct {
 	ResetCount   uint32 `json:"reset_count"`
 	RestartCount uint32 `json:"restart_count"`
 	Clock        uint64 `json:"clock"`    // milliseconds of the TPM's clock at the last quote
-	BootLog      string `json:"boot_log"` // hexadecimal SHA-256 of the UEFI log
+	BootLog      string `json:"boot_log"` // hexadecimal SHA-256 of the UEFI log; "": none is proven yet
 	IMA          *IMA   `json:"ima,omitempty"`
 }
 

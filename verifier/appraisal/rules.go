@@ -41,8 +41,14 @@ func (r *run) facts() *rules.Facts {
 		f.PCRs[int64(p)] = hex.EncodeToString(v)
 	}
 	if r.log != nil {
-		f.SecureBoot = rules.State{Known: r.log.secureBoot.Known, Enabled: r.log.secureBoot.Enabled}
-		f.Events = r.log.rules
+		if r.proven(7) {
+			f.SecureBoot = rules.State{Known: r.log.secureBoot.Known, Enabled: r.log.secureBoot.Enabled}
+		}
+		for _, e := range r.log.rules { // of other PCRs they are the node's word alone
+			if r.proven(int(e.PCR)) {
+				f.Events = append(f.Events, e)
+			}
+		}
 	}
 	if r.boot.IMA != nil {
 		f.IMA = rules.IMA{Entries: int64(r.boot.IMA.Entries), Violations: int64(r.boot.IMA.Violations)}
