@@ -154,10 +154,11 @@ func (k *keeper) prepare() (err error) {
 }
 
 // tune sets the Go runtime up for one moment, the deadline: garbage is collected
-// after a renewal and not when it happens to be due, and a processor is always
-// free for the thread that wakes.
+// after a renewal and not when it happens to be due, and one of Go's processors
+// is always free for the thread that wakes, also when ordinary threads that hold
+// the others are starved.
 func tune() {
-	runtime.GOMAXPROCS(4) // more than there are goroutines with something to do
+	runtime.GOMAXPROCS(16) // more than there are goroutines that could have something to do
 	debug.SetGCPercent(-1)
 	debug.SetMemoryLimit(12 << 20)
 }

@@ -237,13 +237,16 @@ func (k *keeper) stop() {
 	k.signal(unix.SIGKILL)
 	if k.group != nil {
 		_ = k.fuse.set(Now().Add(100 * time.Millisecond))
-		_ = k.group.killAll()
+		k.group.killAll()
 	}
 	k.fuse.remove()
 }
 
-// signal reaches the init alone, and never another process of the same pid.
-func (k *keeper) signal(s unix.Signal) { _ = unix.PidfdSendSignal(k.pidfd, s, nil, 0) }
+// signal reaches the init alone, and never another process of the same pid. It
+// is a raw system call for the same reason as killAll's.
+func (k *keeper) signal(s unix.Signal) {
+	_, _, _ = unix.RawSyscall6(unix.SYS_PIDFD_SEND_SIGNAL, uintptr(k.pidfd), uintptr(s), 0, 0, 0, 0)
+}
 
 // forward passes the signals on that ask the work to end.
 func (k *keeper) forward() {
@@ -276,7 +279,7 @@ func (k *keeper) confirm(limit time.Duration) (gone Instant, ok bool) {
 		}
 		k.signal(unix.SIGKILL)
 		if k.group != nil {
-			_ = k.group.killAll()
+			k.group.killAll()
 		}
 	}
 	return Now(), false

@@ -49,7 +49,7 @@ func TestProcessGroupKillIsNotEnough(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_ = g.killAll()
+		g.killAll()
 		for !g.empty() {
 			time.Sleep(time.Millisecond)
 		}
