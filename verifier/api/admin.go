@@ -63,16 +63,13 @@ func (p *probe) run(ctx context.Context, s *Server) []check {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), probeTime)
 	defer cancel()
-	var keys, clock, frozen, stopping error
+	var keys, frozen, stopping error
 	if !slices.Contains(s.svc.TokenKeys().IDs(), s.cfg.Keys.TokenID()) {
 		keys = errors.New("the token key is not among the published ones")
 	}
 	// A draft without a change takes the way of every other: the store's lock,
 	// the guard, the clock.
 	_, log := s.svc.Log().Append(ctx, ledger.Draft{Build: func(ledger.Slot) (ledger.Change, error) { return ledger.Change{}, nil }})
-	if errors.Is(log, ledger.ErrClock) {
-		log, clock = nil, log
-	}
 	g, err := s.svc.Governance(ctx)
 	switch {
 	case err != nil:
@@ -85,7 +82,7 @@ func (p *probe) run(ctx context.Context, s *Server) []check {
 		stopping = errors.New("shutting down")
 	default:
 	}
-	p.last, p.at = []check{{"keys", keys}, {"log", log}, {"clock", clock}, {"governance", frozen}, {"serving", stopping}}, time.Now()
+	p.last, p.at = []check{{"keys", keys}, {"log", log}, {"clock", s.svc.ClockSound()}, {"governance", frozen}, {"serving", stopping}}, time.Now()
 	return p.last
 }
 

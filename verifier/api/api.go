@@ -96,7 +96,7 @@ func New(cfg Config) (*Server, error) {
 		if host, _, err := net.SplitHostPort(h); err == nil {
 			h = host
 		}
-		names = append(names, strings.Trim(h, "[]"))
+		names = append(names, h)
 	}
 	var err error
 	if s.tls, err = cfg.Keys.ServerTLS(cfg.Name, names, cfg.Now); err != nil {
@@ -109,8 +109,8 @@ func New(cfg Config) (*Server, error) {
 	if s.openapi, err = openAPI(cfg.Version, append(s.publicRoutes(), s.adminRoutes()...)); err != nil {
 		return nil, fmt.Errorf("starting the API: %w", err)
 	}
-	s.public = s.server(s.router(s.publicRoutes()))
-	s.admin = s.server(s.router(s.adminRoutes()))
+	s.public = s.server(s.watch(s.router(s.publicRoutes())))
+	s.admin = s.server(s.watch(s.router(s.adminRoutes())))
 	return s, nil
 }
 
@@ -164,7 +164,7 @@ func (s *Server) server(h http.Handler) *http.Server {
 type peerKey struct{}
 
 // router registers routes. Whatever is not among them is refused.
-func (s *Server) router(routes []route) http.Handler {
+func (s *Server) router(routes []route) *echo.Echo {
 	e := echo.New()
 	e.HTTPErrorHandler = s.fail
 	for _, r := range routes {
@@ -178,7 +178,7 @@ func (s *Server) router(routes []route) http.Handler {
 			return next(c)
 		}
 	})
-	return s.watch(e)
+	return e
 }
 
 // requestKey is where a request's context holds its id.

@@ -87,16 +87,15 @@ func (s *Server) guard(r route) echo.HandlerFunc {
 // addressed refuses requests that are not for this verifier: a proof of
 // possession names the host, and is worth nothing if any host will do.
 func (s *Server) addressed(r *http.Request) error {
-	host := strings.ToLower(r.Host)
-	if s.hosts[host] {
+	name, port, err := net.SplitHostPort(strings.ToLower(r.Host))
+	if err != nil {
+		name, port = strings.Trim(strings.ToLower(r.Host), "[]"), "443"
+	}
+	if s.hosts[net.JoinHostPort(name, port)] {
 		return nil
 	}
-	name, port, err := net.SplitHostPort(host)
-	if err != nil {
-		name, port = host, "443"
-	}
 	if a, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
-		if _, own, err := net.SplitHostPort(a.String()); err == nil && own == port && s.hosts[strings.Trim(name, "[]")] {
+		if _, own, err := net.SplitHostPort(a.String()); err == nil && own == port && s.hosts[name] {
 			return nil
 		}
 	}
