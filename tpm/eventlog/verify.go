@@ -3,7 +3,7 @@ package eventlog
 import (
 	"bytes"
 	"encoding/binary"
-	"fmt"
+	"encoding/hex"
 	"strings"
 	"unicode/utf16"
 )
@@ -206,10 +206,19 @@ func decodeUTF16(b []byte) string {
 	return string(utf16.Decode(units))
 }
 
-// guid formats an EFI_GUID, whose first three fields are little-endian.
+// guid formats the EFI_GUID that b starts with; its first three fields are
+// little-endian.
 func guid(b []byte) string {
-	return fmt.Sprintf("%08x-%04x-%04x-%x-%x", binary.LittleEndian.Uint32(b), binary.LittleEndian.Uint16(b[4:]),
-		binary.LittleEndian.Uint16(b[6:]), b[8:10], b[10:16])
+	var out [36]byte
+	src := [16]byte{b[3], b[2], b[1], b[0], b[5], b[4], b[7], b[6]}
+	copy(src[8:], b[8:16])
+	hex.Encode(out[:8], src[:4])
+	hex.Encode(out[9:13], src[4:6])
+	hex.Encode(out[14:18], src[6:8])
+	hex.Encode(out[19:23], src[8:10])
+	hex.Encode(out[24:], src[10:])
+	out[8], out[13], out[18], out[23] = '-', '-', '-', '-'
+	return string(out[:])
 }
 
 // GlobalVariable is EFI_GLOBAL_VARIABLE, the GUID of SecureBoot, PK and KEK.
