@@ -11,7 +11,8 @@ import (
 // separator of PCR 7.
 type SecureBoot struct {
 	Known   bool      `json:"known"`
-	Enabled bool      `json:"enabled"` // only if Known
+	Enabled bool      `json:"enabled"`         // only if Known
+	Event   int       `json:"event,omitempty"` // index of the event that says so, if Known
 	PK      *Database `json:"pk,omitempty"`
 	KEK     *Database `json:"kek,omitempty"`
 	DB      *Database `json:"db,omitempty"`
@@ -119,7 +120,7 @@ func (x *extraction) settle() {
 		case target != nil:
 			*target = &c.db
 		case len(c.value.data) == 1 && c.value.data[0] <= 1:
-			sb.Known, sb.Enabled = true, c.value.data[0] == 1
+			sb.Known, sb.Enabled, sb.Event = true, c.value.data[0] == 1, c.fact.Index
 		default:
 			x.variable(c.fact)
 		}
