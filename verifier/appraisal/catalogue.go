@@ -42,6 +42,9 @@ func Codes() []Code {
 		{imaUnknown, "a measured file is not in the reference set"},
 		{imaVulnerable, "a measured file is known to be vulnerable"},
 		{imaDenied, "a measured file is on a deny list"},
+		{imaWeak, "a file was measured with a hash that identifies nothing (SHA-1, MD5)"},
+		{imaPadded, "the kernel extends SHA-1 into the SHA-256 bank, which proves nothing"},
+		{imaBuffer, "the kernel measured a key, command line or other buffer that the set does not know"},
 	}
 	seen := map[string]bool{}
 	for pcr := range 24 {

@@ -37,6 +37,9 @@ const (
 	imaUnknown    = "ima/unknown-file"
 	imaVulnerable = "ima/vulnerable-file"
 	imaDenied     = "ima/denied-file"
+	imaWeak       = "ima/weak-digest"
+	imaPadded     = "ima/padded-bank"
+	imaBuffer     = "ima/unknown-buffer"
 
 	refNone     = "reference/none"
 	refValidity = "reference/validity"
@@ -121,9 +124,9 @@ func effects(f Finding) []effect {
 		return each(99, reference.Configuration, reference.Executables, reference.Hardware)
 	case bootNoLog:
 		return []effect{{reference.Configuration, 36}, {reference.Executables, 33}, {reference.Hardware, 97}}
-	case imaReplay, imaMalformed:
+	case imaReplay, imaMalformed, imaPadded:
 		return []effect{{reference.Executables, 99}}
-	case imaNoLog, imaUnknown, imaViolation:
+	case imaNoLog, imaUnknown, imaViolation, imaWeak, imaBuffer:
 		return []effect{{reference.Executables, 33}}
 	case imaAggregate:
 		return []effect{{reference.Executables, 33}}

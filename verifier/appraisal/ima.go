@@ -30,7 +30,7 @@ func (r *run) ima() {
 	sum := r.in.References.Set.Digest()
 	digest := hex.EncodeToString(sum[:])
 	from := r.resumed
-	if from != nil && (from.References != digest || from.Rules != Rules || from.Offset > uint64(len(content))) {
+	if from != nil && (from.References != digest || from.Rules != Rules || from.Offset > uint64(len(content)) || (from.Until != 0 && r.in.At >= from.Until)) {
 		from = nil
 	}
 	state := IMA{References: digest, Rules: Rules, PCR: make([]byte, tpm.AlgSHA256.Size())}
@@ -52,7 +52,7 @@ func (r *run) ima() {
 	want := r.in.Evidence.Quote.Values[imaPCR]
 	n, end, ok := l.Prefix(tpm.AlgSHA256, state.PCR, want)
 	if !ok {
-		r.pcr(imaReplay, imaPCR, hex.EncodeToString(want)+" (quoted)", fmt.Sprintf("no prefix of %d entries replays to it", len(l.Entries)), "send the whole list, read after the quote")
+		r.replays(l, state.PCR, want)
 		return
 	}
 	if state.Entries+n == 0 {
@@ -66,7 +66,20 @@ func (r *run) ima() {
 	state.PCR = want
 	r.violations(state.Violations)
 	r.boot.IMA = &state
-	r.full = state.Entries > 1 && r.measures()
+	r.full = state.Entries > 1 && state.Excluded == 0 && r.measures()
+	if state.Until != 0 {
+		r.until = min(r.until, state.Until)
+	}
+}
+
+// replays says why PCR 10 proves nothing of the list.
+func (r *run) replays(l *ima.List, start, want []byte) {
+	expected := hex.EncodeToString(want) + " (quoted)"
+	if l.Padded(tpm.AlgSHA256, start, want) {
+		r.pcr(imaPadded, imaPCR, expected+", extended with SHA-256", "SHA-1 and zeros, which prove nothing", "boot a kernel of 5.8 or later with SHA-256 built in, not as a module")
+		return
+	}
+	r.pcr(imaReplay, imaPCR, expected, fmt.Sprintf("no prefix of %d entries replays to it", len(l.Entries)), "send the whole list, read after the quote")
 }
 
 // entry judges one measured file. The first of a boot is the boot_aggregate,
@@ -75,25 +88,30 @@ func (r *run) entry(e *ima.Entry, index int, state *IMA) {
 	if e.Violation {
 		state.Violations++
 	}
-	d := hex.EncodeToString(e.FileDigest)
 	if index == 0 {
 		want := ima.BootAggregate(tpm.AlgSHA256, r.in.Evidence.Quote.Values, e.FileAlg)
 		if !e.IsBootAggregate() || !bytes.Equal(want, e.FileDigest) {
-			r.event(imaAggregate, imaPCR, index, "boot_aggregate "+hex.EncodeToString(want), printable(e.Path)+" "+d, "reboot the node: the list does not belong to this boot")
+			r.event(imaAggregate, imaPCR, index, "boot_aggregate "+hex.EncodeToString(want), e.Path+" "+hex.EncodeToString(e.FileDigest), "reboot the node: the list does not belong to this boot")
 		}
 		return
 	}
-	if e.Violation { // what was used is unproven
+	d := reference.DigestOf(e)
+	found := func() string { return printable(e.Path) + " " + d }
+	if e.FileAlg.Size() <= tpm.AlgSHA1.Size() {
+		r.event(imaWeak, imaPCR, index, "a digest by SHA-256 or better", found(), "boot with ima_hash=sha256 and ima_template=ima-sig")
 		return
 	}
-	found := fmt.Sprintf("%s %s:%s", printable(e.Path), e.FileAlg, d)
-	switch r.set.File(e.Path, e.FileAlg.String(), d) {
+	switch r.file(e, d, state) {
 	case reference.Unknown:
-		r.event(imaUnknown, imaPCR, index, "a file the reference set knows", found, "add it to the reference set if it is meant to be there, then reboot or renew")
+		if e.Template == reference.BufferTemplate {
+			r.event(imaBuffer, imaPCR, index, "a buffer the reference set knows", found(), "add it to ima.buffers of the reference set if it is meant, then reboot or renew")
+			return
+		}
+		r.event(imaUnknown, imaPCR, index, "a file the reference set knows", found(), "add it to the reference set if it is meant to be there, then reboot or renew")
 	case reference.Weak:
-		r.event(imaVulnerable, imaPCR, index, "no file known to be vulnerable", found, "update it and reboot")
+		r.event(imaVulnerable, imaPCR, index, "no file known to be vulnerable", found(), "update it and reboot")
 	case reference.Denied:
-		r.event(imaDenied, imaPCR, index, "no file on the deny list", found, "remove it and reboot")
+		r.event(imaDenied, imaPCR, index, "no file on the deny list", found(), "remove it and reboot")
 	}
 }
 

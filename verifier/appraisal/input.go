@@ -65,11 +65,13 @@ type Boot struct {
 
 // IMA is the part of the IMA list that PCR 10 proved.
 type IMA struct {
-	Offset     uint64    `json:"offset"`     // length of the proven prefix in bytes
-	Entries    int       `json:"entries"`    // in it
-	Violations int       `json:"violations"` // in it
-	PCR        []byte    `json:"pcr"`        // its value in the SHA-256 bank
-	References string    `json:"references"` // digest of the set it was judged by
+	Offset     uint64    `json:"offset"`             // length of the proven prefix in bytes
+	Entries    int       `json:"entries"`            // in it
+	Violations int       `json:"violations"`         // in it
+	Excluded   int       `json:"excluded,omitempty"` // in it: files the set leaves unjudged
+	Until      int64     `json:"until,omitempty"`    // the earliest end of a window that allowed a file; 0: none did
+	PCR        []byte    `json:"pcr"`                // its value in the SHA-256 bank
+	References string    `json:"references"`         // digest of the set it was judged by
 	Rules      int       `json:"rules"`
 	Findings   []Finding `json:"findings,omitempty"` // earlier ones of this boot; they stay until reboot
 }

@@ -91,7 +91,11 @@ func (v *Verdict) Next() *Boot {
 // carried findings concern single IMA entries, which a resumed appraisal does
 // not see again.
 func carried(code string) bool {
-	return code == imaUnknown || code == imaVulnerable || code == imaDenied || code == imaAggregate
+	switch code {
+	case imaUnknown, imaVulnerable, imaDenied, imaAggregate, imaWeak, imaBuffer:
+		return true
+	}
+	return false
 }
 
 // claim returns the named element of the vector.

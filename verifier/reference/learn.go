@@ -205,7 +205,7 @@ func longestCommon(a, b []step) []step {
 // learnIMA allows every file any sample measured, with each digest seen. The
 // boot_aggregate is computed anew at each appraisal.
 func learnIMA(samples []Sample, notes []Note) (*IMA, []Note) {
-	files := map[string]*File{}
+	files, buffers := map[string]*File{}, map[string]*File{}
 	for _, s := range samples {
 		if s.IMA == nil {
 			return nil, append(notes, Note{PCR: imaPCR, Text: s.Name + " has no IMA list: files are not judged, and executables can be affirmed at most at 3"})
@@ -215,29 +215,38 @@ func learnIMA(samples []Sample, notes []Note) (*IMA, []Note) {
 			if e.Violation || e.IsBootAggregate() {
 				continue
 			}
-			if e.FileAlg.Size() == 0 {
+			if e.FileAlg.Size() <= tpm.AlgSHA1.Size() {
 				notes = append(notes, Note{PCR: imaPCR, Question: true,
 					Text: fmt.Sprintf("%q was measured in %s with a hash that proves nothing: it is denied. Boot with ima_hash=sha256", e.Path, s.Name)})
 				continue
 			}
-			f := files[e.Path]
+			in := files
+			if e.Template == BufferTemplate {
+				in = buffers
+			}
+			f := in[e.Path]
 			if f == nil {
 				f = &File{Path: e.Path}
-				files[e.Path] = f
+				in[e.Path] = f
 			}
-			if d := e.FileAlg.String() + ":" + hex.EncodeToString(e.FileDigest); !slices.Contains(f.Allow, d) {
+			if d := DigestOf(e); !slices.Contains(f.Allow, d) {
 				f.Allow = append(f.Allow, d)
 			}
 		}
 	}
 	out := &IMA{Files: []File{}}
+	for _, f := range buffers {
+		out.Buffers = append(out.Buffers, *f)
+	}
 	for _, f := range files {
 		out.Files = append(out.Files, *f)
 		if len(f.Allow) > 1 {
 			notes = append(notes, Note{PCR: imaPCR, Text: fmt.Sprintf("%q was seen with %d digests; all are allowed", f.Path, len(f.Allow))})
 		}
 	}
-	slices.SortFunc(out.Files, func(a, b File) int { return strings.Compare(a.Path, b.Path) })
+	for _, l := range [][]File{out.Files, out.Buffers} {
+		slices.SortFunc(l, func(a, b File) int { return strings.Compare(a.Path, b.Path) })
+	}
 	slices.SortFunc(notes, func(a, b Note) int {
 		if a.PCR != b.PCR {
 			return a.PCR - b.PCR

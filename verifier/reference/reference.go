@@ -17,9 +17,9 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
-	"strings"
 
 	"github.com/writ-attestation/writ/tpm"
+	"github.com/writ-attestation/writ/tpm/ima"
 	"github.com/writ-attestation/writ/verifier/rules"
 )
 
@@ -58,6 +58,9 @@ type Set struct {
 	files map[string]*File
 	lists map[string]Judgement
 	pcrs  map[int]*PCR
+
+	buffers map[string]*File
+	keys    []*ima.Key
 }
 
 // TPM says which TPMs are genuine hardware.
@@ -92,15 +95,21 @@ type Event struct {
 
 // IMA lists the files the kernel may measure.
 type IMA struct {
-	Violations int    `json:"violations"` // how many are tolerated
-	Files      []File `json:"files"`      // ascending by path, each once
+	Violations int       `json:"violations"`        // how many are tolerated
+	Signed     string    `json:"signed,omitempty"`  // [SignedFiles]: a signature by one of Keys allows a file
+	Keys       []string  `json:"keys,omitempty"`    // PEM: certificates or public keys that sign files
+	Exclude    []Exclude `json:"exclude,omitempty"` // what is not judged; it lowers what can be affirmed
+	Buffers    []File    `json:"buffers,omitempty"` // what the kernel measures beside files, by its name for it
+	Files      []File    `json:"files"`             // ascending by path, each once
 }
 
-// File is one path with the digests known for it ("sha256:" and hexadecimal).
-// What it denies or calls vulnerable is so at every path: a file can be renamed.
+// File is one path with the digests known for it: "sha256:" and hexadecimal, or
+// "verity:sha256:" for the digest of an fs-verity descriptor. What it denies or
+// calls vulnerable is so at every path: a file can be renamed.
 type File struct {
 	Path       string   `json:"path"`
 	Allow      []string `json:"allow"`
+	Valid      []Dated  `json:"valid,omitempty"` // allowed for a time
 	Vulnerable []string `json:"vulnerable,omitempty"`
 	Deny       []string `json:"deny,omitempty"`
 }
@@ -204,6 +213,7 @@ func (s *Set) Check() error {
 // another form would never match, and a deny list would be silently open.
 func (s *Set) index(size int) error {
 	s.pcrs, s.files, s.lists = map[int]*PCR{}, map[string]*File{}, map[string]Judgement{}
+	s.buffers, s.keys = map[string]*File{}, nil
 	for i := range s.PCRs {
 		p := &s.PCRs[i]
 		if p.PCR < 0 || p.PCR > 23 || (i > 0 && p.PCR <= s.PCRs[i-1].PCR) {
@@ -214,18 +224,9 @@ func (s *Set) index(size int) error {
 		}
 	}
 	if s.IMA != nil {
-		for i := range s.IMA.Files {
-			f := &s.IMA.Files[i]
-			if i > 0 && f.Path <= s.IMA.Files[i-1].Path {
-				return fmt.Errorf("IMA file %.80q is out of order", f.Path)
-			}
-			if err := s.indexFile(f); err != nil {
-				return fmt.Errorf("IMA file %.80q: %w", f.Path, err)
-			}
+		if err := s.indexIMA(s.IMA); err != nil {
+			return err
 		}
-	}
-	if err := s.compile(); err != nil {
-		return err
 	}
 	for j, list := range map[Judgement][]Listed{Weak: s.Vulnerable, Denied: s.Deny} {
 		for _, l := range list {
@@ -259,19 +260,17 @@ func (s *Set) indexPCR(p *PCR, size int) error {
 }
 
 func (s *Set) indexFile(f *File) error {
-	for _, d := range slices.Concat(f.Allow, f.Vulnerable, f.Deny) {
-		name, sum, _ := strings.Cut(d, ":")
-		if alg, err := tpm.ParseAlg(name); err != nil || alg.String() != name || !isHex(sum, alg.Size()) {
+	for _, d := range f.digests() {
+		if _, ok := fileDigest(d); !ok {
 			return fmt.Errorf("%.140q is not an algorithm, a colon and a digest in lower-case hexadecimal", d)
 		}
 	}
 	for j, list := range map[Judgement][]string{Weak: f.Vulnerable, Denied: f.Deny} {
 		for _, d := range list {
-			_, sum, _ := strings.Cut(d, ":")
+			sum, _ := fileDigest(d)
 			s.list(j, sum)
 		}
 	}
-	s.files[f.Path] = f
 	return nil
 }
 
@@ -319,8 +318,8 @@ func (s *Set) PCR(i int) *PCR { return s.pcrs[i] }
 // Listed says what holds for a digest (hexadecimal) wherever it appears.
 func (s *Set) Listed(digest string) Judgement { return s.lists[digest] }
 
-// File judges a measured file; digest is in hexadecimal and alg names its
-// algorithm.
+// File judges a measured file by the lists that no window limits; digest is in
+// hexadecimal and alg names its algorithm.
 func (s *Set) File(path, alg, digest string) Judgement {
 	j := s.lists[digest]
 	if f := s.files[path]; f != nil {
