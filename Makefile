@@ -36,12 +36,15 @@ fuzz:
 	    $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime 10s -fuzzminimizetime 10x $$p || exit 1; done; done
 
 # Tools by the Debian package that brings them: command=package.
-TOOLS := swtpm=swtpm swtpm_setup=swtpm-tools tpm2_checkquote=tpm2-tools gcc=gcc strace=strace
+# PostgreSQL's are not in PATH; its package must not start a server of its own.
+TOOLS := swtpm=swtpm swtpm_setup=swtpm-tools tpm2_checkquote=tpm2-tools gcc=gcc strace=strace \
+	/usr/lib/postgresql/15/bin/postgres=postgresql-15
 
 tools:
 	@missing=; for t in $(TOOLS); do command -v $${t%%=*} >/dev/null || missing="$$missing $${t##*=}"; done; \
 	[ -z "$$missing" ] && exit 0; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  mkdir -p /etc/postgresql-common && { [ -e /etc/postgresql-common/createcluster.conf ] || echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf; }; \
 	  echo "installing$$missing"; apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing libc6-dev >/dev/null; \
 	else echo "writ: install these packages first:$$missing" >&2; exit 1; fi
 

@@ -174,7 +174,7 @@ func (s *Service) record(ctx context.Context, a *appraised, req evidence.Request
 	var claims *token.Claims
 	var node Node
 	keys := []ledger.Key{nodeKey(a.node.ID), stateKey, referenceKey(a.node.Class)}
-	receipts, err := s.log.Append(ctx, ledger.Draft{Keys: keys, Build: func(slot ledger.Slot) (ledger.Change, error) {
+	receipts, err := s.log.Append(ctx, ledger.Draft{Keys: keys, Blobs: blobs, Build: func(slot ledger.Slot) (ledger.Change, error) {
 		var err error
 		if node, err = s.unchanged(slot, a); err != nil {
 			return ledger.Change{}, err
@@ -185,7 +185,7 @@ func (s *Service) record(ctx context.Context, a *appraised, req evidence.Request
 			return ledger.Change{}, err
 		}
 		node.remember(Request{ID: req.ID, Digest: digest, Index: slot.Index})
-		return ledger.Change{Entries: []ledger.Entry{entry}, Blobs: blobs, Puts: []ledger.Put{
+		return ledger.Change{Entries: []ledger.Entry{entry}, Puts: []ledger.Put{
 			put(kindNode, node.ID, node),
 			{Key: decisionKey(node.ID, slot.Index), Value: encode(decision{Input: hexSum(input), Verdict: hexSum(verdict), Claims: claims})},
 		}}, nil

@@ -96,7 +96,7 @@ func (s *Service) Publish(ctx context.Context, actor string, envelope []byte) (*
 	key := referenceKey(set.Name)
 	act := ledger.Key{Kind: kindPending, ID: "reference/" + digest}
 	out := &protocol.Published{Name: set.Name, Generation: set.Generation, Digest: digest, Needed: s.cfg.Approvals}
-	_, err = s.log.Append(ctx, ledger.Draft{Keys: []ledger.Key{key, act, stateKey}, Build: func(slot ledger.Slot) (ledger.Change, error) {
+	_, err = s.log.Append(ctx, ledger.Draft{Keys: []ledger.Key{key, act, stateKey}, Blobs: [][]byte{envelope}, Build: func(slot ledger.Slot) (ledger.Change, error) {
 		now, _, err := slotRow[activeReference](slot, key)
 		if err != nil {
 			return ledger.Change{}, err
@@ -109,7 +109,7 @@ func (s *Service) Publish(ctx context.Context, actor string, envelope []byte) (*
 			return ledger.Change{}, err
 		}
 		out.Active, out.Approvals = done, count
-		kind, change := bundle.ReferenceAdded, ledger.Change{Puts: []ledger.Put{approval}, Blobs: [][]byte{envelope}}
+		kind, change := bundle.ReferenceAdded, ledger.Change{Puts: []ledger.Put{approval}}
 		if done {
 			d, _, err := slotRow[domainState](slot, stateKey)
 			if err != nil {

@@ -113,7 +113,8 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 
 func (s *Service) start(ctx context.Context) error {
 	key := ledger.Key{Kind: kindDomain, ID: "keys"}
-	_, err := s.log.Append(ctx, ledger.Draft{Keys: []ledger.Key{key}, Build: func(slot ledger.Slot) (ledger.Change, error) {
+	blobs := s.roots // bundles name them by digest
+	_, err := s.log.Append(ctx, ledger.Draft{Keys: []ledger.Key{key}, Blobs: blobs, Build: func(slot ledger.Slot) (ledger.Change, error) {
 		have := map[string]string{}
 		if row, ok := slot.Row(key); ok {
 			if err := json.Unmarshal(row, &have); err != nil {
@@ -130,7 +131,6 @@ func (s *Service) start(ctx context.Context) error {
 		}
 		return ledger.Change{
 			Puts:    []ledger.Put{{Key: key, Value: encode(have)}},
-			Blobs:   s.roots, // bundles name them by digest
 			Entries: []ledger.Entry{s.entry(bundle.VerifierStarted, "verifier/"+s.cfg.Name, "verifier", bundle.Started{Verifier: s.cfg.Name, Build: s.cfg.Build, Keys: have})},
 		}, nil
 	}})

@@ -69,6 +69,7 @@ var owners = map[string]string{
 	"github.com/veraison/cmw":             "evidence",
 	"github.com/go-jose/go-jose/v4":       "verifier/token",
 	"modernc.org/sqlite":                  "verifier/store",
+	"github.com/jackc/pgx/v5":             "verifier/store",
 	"github.com/pressly/goose/v3":         "verifier/store",
 	"github.com/klauspost/compress":       "verifier/store",
 	"golang.org/x/mod":                    "verifier/ledger",
@@ -86,7 +87,7 @@ var owners = map[string]string{
 
 // unlinked says what a command must not link, directly or not.
 var unlinked = map[string][]string{
-	"cmd/writ":        {"github.com/labstack/echo", "modernc.org/sqlite", "database/sql", "github.com/google/go-tpm-tools", "github.com/veraison/corim"},
+	"cmd/writ":        {"github.com/labstack/echo", "modernc.org/sqlite", "github.com/jackc/pgx", "database/sql", "github.com/google/go-tpm-tools", "github.com/veraison/corim"},
 	"cmd/writ-keeper": {"github.com/labstack/echo", "modernc.org/sqlite", "github.com/google/go-tpm", "github.com/spf13/cobra", "golang.org/x/mod"},
 }
 

@@ -3,7 +3,6 @@ package ledger
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
 	"fmt"
 	"slices"
 	"time"
@@ -85,7 +84,7 @@ func (l *Log) commit(ctx context.Context, tip *head) *head {
 		return tip
 	}
 	defer tx.Rollback()
-	if len(requests) == 0 {
+	if len(requests) == 0 && tx.Head().Size == tip.edge.size {
 		return tip
 	}
 	if tip, err = l.catchUp(ctx, tip, tx.Head()); err != nil {
@@ -97,8 +96,10 @@ func (l *Log) commit(ctx context.Context, tip *head) *head {
 		refuse(requests, err)
 		return tip
 	}
-	if requests = b.build(requests); len(requests) == 0 {
-		return tip
+	built, refused := b.build(requests)
+	if len(built) == 0 {
+		tx.Rollback()
+		return l.follow(ctx, tip, refused)
 	}
 	if err := l.seal(b, tip); err != nil {
 		refuse(requests, err)
@@ -112,10 +113,50 @@ func (l *Log) commit(ctx context.Context, tip *head) *head {
 		refuse(requests, fmt.Errorf("committed, but not guarded: %w: %w", ErrUnknown, err))
 		return b.next
 	}
+	refused.send()
 	for _, p := range b.parts {
 		p.answer <- answer{first: p.first, entries: p.entries, tree: b.tree, note: b.Head.Note}
 	}
 	return b.next
+}
+
+// follow makes readers see a head that another verifier has committed, and
+// answers drafts that have failed: both rest on what was read, which is no more
+// than the store can promise only once it has settled.
+func (l *Log) follow(ctx context.Context, tip *head, failed refusals) *head {
+	if s, ok := l.store.(Shared); ok {
+		if err := s.Settle(ctx); err != nil {
+			failed.sendInstead(fmt.Errorf("waiting for the store to settle: %w", err))
+			return tip
+		}
+	}
+	if err := l.show(tip); err != nil {
+		failed.sendInstead(fmt.Errorf("following the head: %w", err))
+		return tip
+	}
+	failed.send()
+	return tip
+}
+
+// refusals are the answers to drafts whose Build has failed. Their errors say
+// what was read in the transaction, so they are sent when it has ended well.
+type refusals []refusal
+
+type refusal struct {
+	*request
+	err error
+}
+
+func (rs refusals) send() {
+	for _, r := range rs {
+		r.answer <- answer{err: r.err}
+	}
+}
+
+func (rs refusals) sendInstead(err error) {
+	for _, r := range rs {
+		r.answer <- answer{err: err}
+	}
 }
 
 // refuse answers requests that have come to nothing.
@@ -160,18 +201,16 @@ func (l *Log) prepare(tip *head, tx Tx, requests []*request) (*batch, error) {
 	return b, nil
 }
 
-// build adds the drafts. Those that fail are answered and left out; the others
-// are returned.
-func (b *batch) build(requests []*request) []*request {
-	built := requests[:0]
+// build adds the drafts. Those that fail are left out.
+func (b *batch) build(requests []*request) (built []*request, failed refusals) {
 	for _, r := range requests {
 		if err := b.add(r); err != nil {
-			r.answer <- answer{err: err}
+			failed = append(failed, refusal{r, err})
 		} else {
 			built = append(built, r)
 		}
 	}
-	return built
+	return built, failed
 }
 
 // seal completes the batch with what follows from its drafts.
@@ -227,10 +266,10 @@ func (b *batch) add(r *request) error {
 	for _, p := range change.Puts {
 		b.state.put(p)
 	}
-	for _, data := range change.Blobs {
-		if sum := Hash(sha256.Sum256(data)); !b.blobs[sum] {
-			b.blobs[sum] = true
-			b.Blobs = append(b.Blobs, Blob{sum, data})
+	for _, bl := range r.blobs {
+		if !b.blobs[bl.Sum] {
+			b.blobs[bl.Sum] = true
+			b.Blobs = append(b.Blobs, bl)
 		}
 	}
 	b.parts = append(b.parts, part{r, first, leaves})

@@ -20,6 +20,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 )
@@ -80,6 +81,9 @@ type Draft struct {
 	Keys []Key
 	// Urgent drafts (revocations) go before others that wait.
 	Urgent bool
+	// Blobs are stored with the change, by their SHA-256, once. They are packed
+	// by the goroutine that calls Append, not under the lock.
+	Blobs [][]byte
 	// Build returns the change, given what is true under the lock. It must be
 	// quick and without effects: all other drafts wait for it, and it runs
 	// again if the batch is tried again. Its error drops this draft alone and
@@ -101,7 +105,6 @@ type Slot struct {
 type Change struct {
 	Entries []Entry
 	Puts    []Put
-	Blobs   [][]byte // stored by their SHA-256, once
 }
 
 // Receipt proves an entry.
@@ -116,6 +119,7 @@ type Config struct {
 	Store     Store              // not closed by the log
 	Origin    string             // names the log: "<domain>/log"
 	Key       ed25519.PrivateKey // of the log; made by the caller, while the log is empty
+	Peers     []string           // keys of the other verifiers that append to this store, as their VerifierKey
 	GuardFile string             // path; the last checkpoint signed here, kept apart from the store
 	Adopt     bool               // write a missing guard file from the store: trusts the store, once
 	Log       *slog.Logger       // nil: silent
@@ -128,7 +132,7 @@ type Log struct {
 	store  Store
 	origin string
 	signer signer
-	vkey   string
+	vkeys  []string // whose checkpoints are this log's: its own first, then its peers'
 	guard  *guard
 	log    *slog.Logger
 	now    func() time.Time
@@ -169,9 +173,11 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 		l.now = time.Now
 	}
 	var err error
-	if l.signer, l.vkey, err = newSigner(cfg.Origin, cfg.Key); err != nil {
+	var own string
+	if l.signer, own, err = newSigner(cfg.Origin, cfg.Key); err != nil {
 		return nil, err
 	}
+	l.vkeys = append([]string{own}, slices.DeleteFunc(slices.Clone(cfg.Peers), func(k string) bool { return k == own })...)
 	if l.head, err = l.load(ctx); err != nil {
 		return nil, fmt.Errorf("opening log: %w", err)
 	}
@@ -182,6 +188,9 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 	l.stop = stop
 	l.queue.wake = make(chan struct{}, 1)
 	go l.run(run)
+	if s, ok := l.store.(Shared); ok {
+		go s.Listen(run, l.queue.signal)
+	}
 	l.log.InfoContext(ctx, "log opened", "origin", l.origin, "size", l.head.edge.size)
 	return l, nil
 }
@@ -196,7 +205,7 @@ func (l *Log) Close() error {
 }
 
 // VerifierKey returns the key that relying parties pin, see [VerifierKey].
-func (l *Log) VerifierKey() string { return l.vkey }
+func (l *Log) VerifierKey() string { return l.vkeys[0] }
 
 // Changed returns a channel that is closed when the log has grown beyond what
 // it was at the call. Take the channel first, then read, then wait.
@@ -213,6 +222,13 @@ func (l *Log) Changed() <-chan struct{} {
 // being committed goes on, and its outcome is unknown to the caller.
 func (l *Log) Append(ctx context.Context, d Draft) ([]Receipt, error) {
 	r := &request{draft: d, answer: make(chan answer, 1)}
+	for _, data := range d.Blobs {
+		b, err := l.store.Pack(data)
+		if err != nil {
+			return nil, fmt.Errorf("packing a blob of %d bytes: %w", len(data), err)
+		}
+		r.blobs = append(r.blobs, b)
+	}
 	if err := l.queue.put(r); err != nil {
 		return nil, err
 	}

@@ -3,6 +3,7 @@ package ledger
 import (
 	"context"
 	"fmt"
+	"strings"
 )
 
 // load reads the head of the store and rebuilds the edge of its tree, or
@@ -56,9 +57,9 @@ func (l *Log) start(ctx context.Context) (Head, error) {
 
 // openNote checks that a head was signed for this log and is the one signed.
 func (l *Log) openNote(h Head) (Checkpoint, error) {
-	c, err := OpenCheckpoint(h.Note, l.vkey)
+	c, err := OpenCheckpoint(h.Note, l.vkeys...)
 	if err != nil {
-		return c, fmt.Errorf("%w: the head at size %d is not signed by %s: %w", ErrKey, h.Size, l.vkey, err)
+		return c, fmt.Errorf("%w: the head at size %d is not signed by %s: %w", ErrKey, h.Size, strings.Join(l.vkeys, " or "), err)
 	}
 	if c.Size != h.Size || c.Root != h.Root {
 		return c, fmt.Errorf("%w: head row has size %d, its checkpoint %d", ErrCorrupt, h.Size, c.Size)

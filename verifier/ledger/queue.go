@@ -8,6 +8,7 @@ const maxBatch = 512
 // request is a draft on its way.
 type request struct {
 	draft  Draft
+	blobs  []Blob      // the draft's, packed
 	answer chan answer // buffered: the committer never waits for its callers
 }
 

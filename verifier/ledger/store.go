@@ -18,6 +18,26 @@ type Store interface {
 	// in this process or in others, and returns a transaction that holds it. A
 	// done ctx ends the wait; it has no effect on the transaction after that.
 	Begin(ctx context.Context) (Tx, error)
+
+	// Pack prepares data to be stored as a blob. It takes the time that hashing
+	// and compressing take, and holds no lock.
+	Pack(data []byte) (Blob, error)
+}
+
+// Shared is a Store that other processes may write too, each with a Log of its
+// own on it.
+type Shared interface {
+	Store
+
+	// Listen calls grown soon after a commit of any process has moved the head,
+	// until ctx is done. It is a hint: calls may be missing while the database
+	// cannot be reached, and one follows when it can be again.
+	Listen(ctx context.Context, grown func())
+
+	// Settle returns when everything that could be read before the call is as
+	// durable as Commit promises. What another process failed to have
+	// acknowledged may be readable before it is.
+	Settle(ctx context.Context) error
 }
 
 // Reader reads what is committed: after a Commit has returned, by whichever
@@ -99,8 +119,9 @@ type Tile struct {
 	Data  []byte // 8192 bytes: 256 hashes
 }
 
-// Blob is bulk data, found by its hash.
+// Blob is bulk data, found by its hash, in the form that Store.Pack gives it.
 type Blob struct {
-	Sum  Hash // SHA-256 of Data
-	Data []byte
+	Sum    Hash  // SHA-256 of the data
+	Size   int64 // of the data, bytes
+	Packed []byte
 }

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"crypto/sha256"
 	"fmt"
 
 	"github.com/klauspost/compress/zstd"
@@ -29,11 +30,12 @@ func newPacker() (*packer, error) {
 	return &packer{enc, dec}, nil
 }
 
-func (p *packer) pack(data []byte) ([]byte, error) {
+// Pack implements ledger.Store.
+func (p *packer) Pack(data []byte) (ledger.Blob, error) {
 	if len(data) > maxBlob {
-		return nil, fmt.Errorf("blob has %d bytes, at most %d are kept", len(data), maxBlob)
+		return ledger.Blob{}, fmt.Errorf("blob has %d bytes, at most %d are kept", len(data), maxBlob)
 	}
-	return p.enc.EncodeAll(data, nil), nil
+	return ledger.Blob{Sum: sha256.Sum256(data), Size: int64(len(data)), Packed: p.enc.EncodeAll(data, nil)}, nil
 }
 
 func (p *packer) unpack(packed []byte, size int64) ([]byte, error) {
@@ -48,4 +50,16 @@ func (p *packer) unpack(packed []byte, size int64) ([]byte, error) {
 		return nil, fmt.Errorf("%w: blob unpacks to %d bytes, expected %d", ledger.ErrCorrupt, len(data), size)
 	}
 	return data, nil
+}
+
+// checkBlob returns what is wrong with a stored blob, or "".
+func (p *packer) checkBlob(sum []byte, size int64, packed []byte) string {
+	data, err := p.unpack(packed, size)
+	if err != nil {
+		return fmt.Sprintf("blob %x: %v", sum, err)
+	}
+	if got := sha256.Sum256(data); string(got[:]) != string(sum) {
+		return fmt.Sprintf("blob %x: it has the hash %x", sum, got)
+	}
+	return ""
 }

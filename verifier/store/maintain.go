@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"crypto/sha256"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -101,11 +100,8 @@ func (s *SQLite) checkBlobs(ctx context.Context) (problems []string, err error) 
 		if err := rows.Scan(&sum, &size, &packed); err != nil {
 			return nil, err
 		}
-		data, err := s.blobs.unpack(packed, size)
-		if err != nil {
-			problems = append(problems, fmt.Sprintf("blob %x: %v", []byte(sum), err))
-		} else if got := sha256.Sum256(data); string(got[:]) != string(sum) {
-			problems = append(problems, fmt.Sprintf("blob %x: it has the hash %x", []byte(sum), got))
+		if p := s.checkBlob(sum, size, packed); p != "" {
+			problems = append(problems, p)
 		}
 	}
 	return problems, rows.Err()

@@ -134,7 +134,7 @@ func (s *SQLite) Blob(ctx context.Context, sum ledger.Hash) ([]byte, error) {
 	if err != nil {
 		return nil, notFound(err)
 	}
-	return s.blobs.unpack(data, size)
+	return s.unpack(data, size)
 }
 
 func notFound(err error) error {

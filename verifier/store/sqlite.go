@@ -31,7 +31,7 @@ type SQLite struct {
 	lock    chan struct{} // head lock within the process; BEGIN IMMEDIATE is it between processes
 
 	readers *sql.DB // read only
-	blobs   *packer
+	*packer
 
 	closing sync.Once
 }
@@ -56,7 +56,7 @@ func openSQLite(ctx context.Context, path string) (s *SQLite, err error) {
 	if err := touch(path); err != nil {
 		return s, err
 	}
-	if s.blobs, err = newPacker(); err != nil {
+	if s.packer, err = newPacker(); err != nil {
 		return s, err
 	}
 	// Pragmas that must come first, such as the page size, have no effect in
@@ -103,7 +103,7 @@ func readSQLite(ctx context.Context, path string) (*SQLite, error) {
 	if err := checkVersion(ctx, readers); err != nil {
 		return nil, errors.Join(err, readers.Close())
 	}
-	return &SQLite{readers: readers, blobs: blobs}, nil
+	return &SQLite{readers: readers, packer: blobs}, nil
 }
 
 // touch makes the file with rights for its owner alone; SQLite gives the files

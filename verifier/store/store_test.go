@@ -23,11 +23,28 @@ func open(t testing.TB, path string) *store.SQLite {
 	return s
 }
 
+func openPostgres(t testing.TB, url string) *store.Postgres {
+	t.Helper()
+	s, err := store.OpenPostgres(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
 func TestContract(t *testing.T) {
 	t.Run("sqlite", func(t *testing.T) {
 		storetest.Run(t, func(t *testing.T) ledger.Store {
 			return open(t, filepath.Join(t.TempDir(), "writ ?#%.db"))
 		})
+	})
+	t.Run("postgres", func(t *testing.T) {
+		storetest.Run(t, func(t *testing.T) ledger.Store { return openPostgres(t, storetest.Postgres(t)) })
 	})
 	t.Run("memory", func(t *testing.T) {
 		storetest.Run(t, func(t *testing.T) ledger.Store { return storetest.NewMemory() })

@@ -180,11 +180,7 @@ func (tx *sqliteTx) putBlob(b ledger.Blob) error {
 	if !errors.Is(err, sql.ErrNoRows) {
 		return err
 	}
-	packed, err := tx.store.blobs.pack(b.Data)
-	if err != nil {
-		return err
-	}
-	_, err = st.insertBlob.ExecContext(tx.ctx, b.Sum[:], len(b.Data), packed)
+	_, err = st.insertBlob.ExecContext(tx.ctx, b.Sum[:], b.Size, b.Packed)
 	return err
 }
 

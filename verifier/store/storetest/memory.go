@@ -58,6 +58,11 @@ func (m *Memory) Begin(ctx context.Context) (ledger.Tx, error) {
 	}
 }
 
+// Pack implements ledger.Store.
+func (m *Memory) Pack(data []byte) (ledger.Blob, error) {
+	return ledger.Blob{Sum: sha256.Sum256(data), Size: int64(len(data)), Packed: data}, nil
+}
+
 // Head implements ledger.Reader.
 func (m *Memory) Head(context.Context) (ledger.Head, error) {
 	m.mu.RLock()
@@ -193,7 +198,7 @@ func (m *Memory) apply(old ledger.Head, b ledger.Batch) error {
 		}
 	}
 	for _, bl := range b.Blobs {
-		m.blobs[bl.Sum] = clone(bl.Data)
+		m.blobs[bl.Sum] = clone(bl.Packed)
 	}
 	return nil
 }
@@ -223,7 +228,7 @@ func (m *Memory) check(old ledger.Head, b ledger.Batch) error {
 		seen[p.Key] = true
 	}
 	for _, bl := range b.Blobs {
-		if sha256.Sum256(bl.Data) != bl.Sum {
+		if sha256.Sum256(bl.Packed) != bl.Sum {
 			return fmt.Errorf("blob %x has another hash", bl.Sum)
 		}
 	}

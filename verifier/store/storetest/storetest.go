@@ -69,7 +69,7 @@ func testCommitIsSeen(t *testing.T, s ledger.Store) {
 	b := fill(start(t, s), 3)
 	b.Tiles = []ledger.Tile{{Level: 2, Index: 7, Data: bytes.Repeat([]byte{9}, 8192)}}
 	blob := bytes.Repeat([]byte("evidence "), 1000)
-	b.Blobs = []ledger.Blob{{Sum: sha256.Sum256(blob), Data: blob}}
+	b.Blobs = []ledger.Blob{pack(t, s, blob)}
 	b.Puts = []ledger.Put{put("node", "a", "1"), put("node", "b", ""), put("token", "a", "\x00\xff")}
 	commit(t, s, b)
 
@@ -194,7 +194,7 @@ func testRecordsPage(t *testing.T, s ledger.Store) {
 func testBlobOnce(t *testing.T, s ledger.Store) {
 	b := start(t, s)
 	for _, data := range [][]byte{{}, []byte("x"), bytes.Repeat([]byte{0}, 1<<20)} {
-		b.Blobs = []ledger.Blob{{Sum: sha256.Sum256(data), Data: data}}
+		b.Blobs = []ledger.Blob{pack(t, s, data)}
 		commit(t, s, b)
 		commit(t, s, b)
 		got, err := s.Blob(t.Context(), b.Blobs[0].Sum)
@@ -298,6 +298,16 @@ func begin(t *testing.T, s ledger.Store) ledger.Tx {
 func commit(t *testing.T, s ledger.Store, b ledger.Batch) {
 	t.Helper()
 	check(t, begin(t, s).Commit(b))
+}
+
+func pack(t *testing.T, s ledger.Store, data []byte) ledger.Blob {
+	t.Helper()
+	b, err := s.Pack(data)
+	check(t, err)
+	if b.Sum != sha256.Sum256(data) {
+		t.Errorf("Pack says that %d bytes have the hash %x", len(data), b.Sum)
+	}
+	return b
 }
 
 func put(kind, id, value string) ledger.Put {
