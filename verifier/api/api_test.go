@@ -2,7 +2,9 @@ package api
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -12,6 +14,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/writ-attestation/writ/verifier/keys"
+	"github.com/writ-attestation/writ/verifier/ledger"
 	"github.com/writ-attestation/writ/verifier/protocol"
 )
 
@@ -322,6 +325,24 @@ func TestProblemsSayNothingOfUs(t *testing.T) {
 	for code := range refusals {
 		if p := problemOf(protocol.Refuse(code, "x")); p.Type != code || p.Status < 400 || p.Title == "" {
 			t.Errorf("%s: %+v", code, p)
+		}
+	}
+	for _, x := range []struct {
+		err    error
+		status int
+		code   string
+	}{
+		{fmt.Errorf("secret: %w", ledger.ErrUnknown), 503, codeOutcomeUnknown},
+		{fmt.Errorf("secret: %w", ledger.ErrClock), 503, protocol.ClockUnsound},
+		{fmt.Errorf("secret: %w", ledger.ErrRolledBack), 503, protocol.DomainFrozen},
+		{fmt.Errorf("secret: %w", ledger.ErrClosed), 503, codeUnavailable},
+		{fmt.Errorf("secret: %w", context.Canceled), 503, codeUnavailable},
+		{fmt.Errorf("secret: %w", ledger.ErrNotFound), 404, protocol.NotFound},
+		{fmt.Errorf("secret: %w", ledger.ErrCorrupt), 500, codeInternal},
+	} {
+		p := problemOf(x.err)
+		if p.Status != x.status || p.Type != x.code || strings.Contains(p.Detail+p.Title, "secret") || (p.Status == 503 && p.retry == 0) {
+			t.Errorf("%v: %+v", x.err, p)
 		}
 	}
 	for _, err := range []error{echo.NewHTTPError(418, "secret"), errPanic, protocol.Refuse("no-such-code", "secret")} {

@@ -47,7 +47,6 @@ type call struct {
 	actor  string        // operator: as the history names it
 	may    keys.Operator // operator: with its roles
 	claims *token.Claims // nodeKey, endedKey: of the token presented
-	ended  string        // endedKey: the signed event that ended it, "" if none
 }
 
 // guard lets a request through to its handler if it is for us, in form, and has
@@ -233,14 +232,14 @@ func (s *Server) possession(q *call) error {
 	if err := s.proofs.first(holder, now); err != nil {
 		return err
 	}
-	event, ended, err := s.svc.Ended(r.Context(), claims)
+	_, ended, err := s.svc.Ended(r.Context(), claims)
 	if err != nil {
 		return err
 	}
 	if ended && q.route.auth != endedKey {
 		return protocol.Refuse(protocol.TokenRevoked, "the token was ended before it expired; attest anew")
 	}
-	q.claims, q.ended = claims, event
+	q.claims = claims
 	return nil
 }
 

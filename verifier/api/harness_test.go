@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -49,27 +50,53 @@ type option struct {
 
 func newDomain(t testing.TB, opts ...option) *domain {
 	t.Helper()
-	d := &domain{t: t, name: "test.invalid", maker: newMaker(t), sign: ed25519.NewKeyFromSeed(make([]byte, 32))}
-	dir, ctx, began := t.TempDir(), context.Background(), time.Now()
+	d := &domain{t: t, name: domainName, maker: newMaker(t), sign: signer()}
 	now := func() time.Time { return time.Now().Add(time.Duration(d.ahead.Load() + d.step.Load())) }
-	var err error
-	if d.keys, err = keys.Open(dir, d.name, true, time.Now()); err != nil {
-		t.Fatal(err)
-	}
-	st, err := store.OpenSQLite(ctx, filepath.Join(dir, "writ.db"))
+	began := time.Now()
+	clocks := option{service: func(c *verifier.Config) {
+		c.Now, c.SinceBoot = now, func() time.Duration { return time.Since(began) + time.Duration(d.ahead.Load()) }
+	}, server: func(c *Config) { c.Now = now }}
+	v, err := open(t.TempDir(), d.maker.root.Raw, append([]option{clocks}, opts...)...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	log, err := ledger.Open(ctx, ledger.Config{Store: st, Origin: d.name + "/log", Key: d.keys.Log, GuardFile: filepath.Join(dir, "guard"), Now: now})
+	t.Cleanup(v.close)
+	d.keys, d.svc, d.srv = v.keys, v.svc, v.srv
+	d.url, d.admin = "https://"+d.listen(d.srv.Serve), "http://"+d.listen(d.srv.ServeAdmin)
+	t.Cleanup(d.shutdown)
+	d.first = d.as(keys.Operator{Name: "first", Roles: keys.AllRoles()})
+	return d
+}
+
+const domainName = "test.invalid"
+
+// sparePCR is one that nothing of the recorded boots is in, and that the learnt
+// sets do not judge.
+const sparePCR = 15
+
+// signer signs reference sets.
+func signer() ed25519.PrivateKey { return ed25519.NewKeyFromSeed(make([]byte, 32)) }
+
+// running is a verifier that does not listen yet.
+type running struct {
+	keys  *keys.Keys
+	svc   *verifier.Service
+	srv   *Server
+	close func()
+}
+
+// open opens a verifier in a directory, on a real store.
+func open(dir string, root []byte, opts ...option) (*running, error) {
+	ctx, began := context.Background(), time.Now()
+	k, err := keys.Open(dir, domainName, true, time.Now())
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	t.Cleanup(func() { log.Close(); st.Close() })
-	cfg := verifier.Config{Domain: d.name, Name: "1", Issuer: "https://" + d.name, Build: "writ test", Log: log, Slog: slog.New(slog.DiscardHandler), Now: now,
-		SinceBoot: func() time.Duration { return time.Since(began) + time.Duration(d.ahead.Load()) },
-		EKRoots:   [][]byte{d.maker.root.Raw}, TokenKey: d.keys.Token, TokenKeyID: d.keys.TokenID(), TokenKeys: d.keys.TokenKeys(), ChallengeKey: d.keys.Challenge, KeyIDs: d.keys.IDs(),
-		ReferenceKeys: []ed25519.PublicKey{d.sign.Public().(ed25519.PublicKey)}, ReferenceThreshold: 1, Approvals: 1, TokenLife: time.Minute, MinLevel: "E0"}
-	api := Config{Keys: d.keys, Name: "1", Hosts: []string{"127.0.0.1", "localhost"}, Version: "test", Log: cfg.Slog, Now: now}
+	cfg := verifier.Config{Domain: domainName, Name: "1", Issuer: "https://" + domainName, Build: "writ test", Slog: slog.New(slog.DiscardHandler), Now: time.Now,
+		SinceBoot: func() time.Duration { return time.Since(began) },
+		EKRoots:   [][]byte{root}, TokenKey: k.Token, TokenKeyID: k.TokenID(), TokenKeys: k.TokenKeys(), ChallengeKey: k.Challenge, KeyIDs: k.IDs(),
+		ReferenceKeys: []ed25519.PublicKey{signer().Public().(ed25519.PublicKey)}, ReferenceThreshold: 1, Approvals: 1, TokenLife: time.Minute, MinLevel: "E0"}
+	api := Config{Keys: k, Name: "1", Hosts: []string{"127.0.0.1", "localhost"}, Version: "test", Log: cfg.Slog}
 	for _, o := range opts {
 		if o.service != nil {
 			o.service(&cfg)
@@ -78,17 +105,25 @@ func newDomain(t testing.TB, opts ...option) *domain {
 			o.server(&api)
 		}
 	}
-	if d.svc, err = verifier.New(ctx, cfg); err != nil {
-		t.Fatal(err)
+	st, err := store.OpenSQLite(ctx, filepath.Join(dir, "writ.db"))
+	if err != nil {
+		return nil, err
 	}
-	api.Service = d.svc
-	if d.srv, err = New(api); err != nil {
-		t.Fatal(err)
+	log, err := ledger.Open(ctx, ledger.Config{Store: st, Origin: domainName + "/log", Key: k.Log, GuardFile: filepath.Join(dir, "guard"), Now: cfg.Now})
+	if err != nil {
+		return nil, errors.Join(err, st.Close())
 	}
-	d.url, d.admin = "https://"+d.listen(d.srv.Serve), "http://"+d.listen(d.srv.ServeAdmin)
-	t.Cleanup(d.shutdown)
-	d.first = d.as(keys.Operator{Name: "first", Roles: keys.AllRoles()})
-	return d
+	r := &running{keys: k, close: func() { log.Close(); st.Close() }}
+	cfg.Log = log
+	if r.svc, err = verifier.New(ctx, cfg); err == nil {
+		api.Service = r.svc
+		r.srv, err = New(api)
+	}
+	if err != nil {
+		r.close()
+		return nil, err
+	}
+	return r, nil
 }
 
 // listen serves on a free port and returns the address.
@@ -242,6 +277,11 @@ func (d *domain) learn(class string, machines ...*node) {
 	set, _, err := reference.Learn(class, samples, nil)
 	if err != nil {
 		d.t.Fatal(err)
+	}
+	for i, p := range set.PCRs {
+		if p.PCR == sparePCR {
+			set.PCRs[i] = reference.PCR{PCR: p.PCR, Rule: reference.Ignore, Why: "each boot of a benchmark differs in it"}
+		}
 	}
 	env, err := reference.Sign(set, d.sign)
 	if err != nil {

@@ -250,11 +250,18 @@ func (d *domain) enrol(n *node, class string) {
 		d.t.Fatal(err)
 	}
 	defer c.Close()
-	ch, err := c.Enroll(d.t.Context(), protocol.EnrollRequest{JoinToken: join.Token, EKs: []protocol.EK{n.ek}, AK: n.ak.Marshal(), Generation: 1})
+	d.provision(n, c, join.Token)
+}
+
+// provision enrols with a join token.
+func (d *domain) provision(n *node, c *client.Client, join string) {
+	d.t.Helper()
+	ctx := context.Background()
+	ch, err := c.Enroll(ctx, protocol.EnrollRequest{JoinToken: join, EKs: []protocol.EK{n.ek}, AK: n.ak.Marshal(), Generation: 1})
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	out, err := c.Activate(d.t.Context(), ch.ID, protocol.Activation{Secrets: [][]byte{n.activate(ch.Credentials[0])}})
+	out, err := c.Activate(ctx, ch.ID, protocol.Activation{Secrets: [][]byte{n.activate(ch.Credentials[0])}})
 	if err != nil {
 		d.t.Fatal(err)
 	}
