@@ -68,6 +68,8 @@ type Item struct {
 	Content []byte // what was sent: nil when the item is only named by its digest
 	Digest  []byte // SHA-256 of the full content, when the sender names the item so (";digest=sha-256")
 	Offset  uint64 // where Content begins in the full content (";offset=N", ima-log only)
+
+	known *[32]byte // SHA-256 of Content, where it was needed before; see Full
 }
 
 // Present reports whether the item was sent in any form. Empty content is no
@@ -78,6 +80,9 @@ func (i Item) Present() bool { return len(i.Content) > 0 || i.Digest != nil }
 func (i Item) sum() [32]byte {
 	if i.Digest != nil {
 		return [32]byte(i.Digest)
+	}
+	if i.known != nil {
+		return *i.known
 	}
 	return sha256.Sum256(i.Content)
 }
@@ -105,11 +110,12 @@ func (e *Evidence) Set(label string, it Item) {
 
 // Full returns a copy in which an item is replaced by its whole content, as it
 // is stored, judged and bundled. It refuses content that is not the one the
-// item names.
+// item names, which must not change afterwards: its digest is taken once.
 func (e *Evidence) Full(label string, content []byte) (*Evidence, error) {
 	it := e.items[label]
-	if it.Digest != nil && sha256.Sum256(content) != it.sum() {
-		return nil, fmt.Errorf("completing %s: expected content with SHA-256 %x, found %x", label, it.Digest, sha256.Sum256(content))
+	sum := sha256.Sum256(content)
+	if it.Digest != nil && sum != it.sum() {
+		return nil, fmt.Errorf("completing %s: expected content with SHA-256 %x, found %x", label, it.Digest, sum)
 	}
 	n, size := uint64(len(it.Content)), uint64(len(content))
 	if it.Digest == nil && (it.Offset > size || n > size-it.Offset || !bytes.Equal(content[it.Offset:it.Offset+n], it.Content)) {
@@ -119,7 +125,7 @@ func (e *Evidence) Full(label string, content []byte) (*Evidence, error) {
 	for l, i := range e.items {
 		out.items[l] = i
 	}
-	out.items[label] = Item{Content: content}
+	out.items[label] = Item{Content: content, known: &sum}
 	return out, nil
 }
 

@@ -10,7 +10,7 @@ import (
 // file judges one measured file or buffer. What denies or weakens a digest comes
 // first; after the lists, a signature can allow a file, and last an exclusion
 // can leave it unjudged, which is counted.
-func (r *run) file(e *ima.Entry, digest string, state *IMA) reference.Judgement {
+func (r *run) file(e *ima.Entry, digest []byte, state *IMA) reference.Judgement {
 	at := r.in.At
 	if e.Template == reference.BufferTemplate {
 		j, until := r.set.BufferAt(e.Path, digest, at)

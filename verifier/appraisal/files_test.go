@@ -81,14 +81,19 @@ func (m *machine) quoteValue(t testing.TB, clock uint64, pcr10 []byte) *appraisa
 	q.Values = values
 	q.Attest = (&tpm.Quote{ExtraData: in.Challenge.Nonce, Clock: clock, ResetCount: 1, Safe: true, Bank: tpm.AlgSHA256, PCRs: pcrs, PCRDigest: h.Sum(nil)}).Marshal()
 	sum := sha256.Sum256(q.Attest)
-	r, s, err := ecdsa.Sign(rand.Reader, m.key, sum[:])
-	if err != nil {
-		t.Fatal(err)
+	r, s, signErr := ecdsa.Sign(rand.Reader, m.key, sum[:])
+	if signErr != nil {
+		t.Fatal(signErr)
 	}
 	q.Signature = slices.Concat([]byte{0, 0x18, 0, 0x0b, 0, 32}, r.FillBytes(make([]byte, 32)), []byte{0, 32}, s.FillBytes(make([]byte, 32)))
 	in.Evidence = evidence.New(q)
 	in.Evidence.Set(evidence.UEFILog, m.in.Evidence.Item(evidence.UEFILog))
-	in.Evidence.Set(evidence.IMALog, evidence.Item{Content: m.list()})
+	list := m.list()
+	in.Evidence.Set(evidence.IMALog, evidence.Item{Content: list})
+	var err error
+	if in.Evidence, err = in.Evidence.Full(evidence.IMALog, list); err != nil { // as a verifier completes a list sent in part
+		t.Fatal(err)
+	}
 	return &in
 }
 

@@ -95,8 +95,9 @@ func (r *run) entry(e *ima.Entry, index int, state *IMA) {
 		}
 		return
 	}
-	d := reference.DigestOf(e)
-	found := func() string { return printable(e.Path) + " " + d }
+	var buf [len("verity:sha3_512:") + 2*64]byte
+	d := reference.AppendDigest(buf[:0], e)
+	found := func() string { return printable(e.Path) + " " + string(d) }
 	if e.FileAlg.Size() <= tpm.AlgSHA1.Size() {
 		r.event(imaWeak, imaPCR, index, "a digest by SHA-256 or better", found(), "boot with ima_hash=sha256 and ima_template=ima-sig")
 		return

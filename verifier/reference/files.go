@@ -1,6 +1,7 @@
 package reference
 
 import (
+	"bytes"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -160,13 +161,19 @@ func fileDigest(d string) (sum string, ok bool) {
 
 // at judges a digest by the file's own lists. until is the end of the last
 // window that allows it, 0 where no window is needed.
-func (f *File) at(digest string, at int64) (j Judgement, until int64) {
-	if j = judge(digest, f.Allow, f.Vulnerable, f.Deny); j != Unknown {
-		return j, 0
+func (f *File) at(digest []byte, at int64) (j Judgement, until int64) {
+	in := func(d string) bool { return d == string(digest) } // compares in place
+	switch {
+	case slices.ContainsFunc(f.Deny, in):
+		return Denied, 0
+	case slices.ContainsFunc(f.Vulnerable, in):
+		return Weak, 0
+	case slices.ContainsFunc(f.Allow, in):
+		return Allowed, 0
 	}
 	for i := range f.Valid {
 		d := &f.Valid[i]
-		if d.Digest != digest || !d.holds(at) {
+		if d.Digest != string(digest) || !d.holds(at) {
 			continue
 		}
 		if d.NotAfter == 0 {
@@ -183,32 +190,34 @@ func (f *File) at(digest string, at int64) (j Judgement, until int64) {
 const BufferTemplate = "ima-buf"
 
 // DigestOf names an entry's digest as [File.Allow] does.
-func DigestOf(e *ima.Entry) string {
-	b := make([]byte, 0, len("verity:sha256:")+2*len(e.FileDigest))
+func DigestOf(e *ima.Entry) string { return string(AppendDigest(nil, e)) }
+
+// AppendDigest appends what DigestOf returns.
+func AppendDigest(b []byte, e *ima.Entry) []byte {
 	if e.DigestType == "verity" {
 		b = append(b, "verity:"...)
 	}
 	b = append(append(b, e.FileAlg.String()...), ':')
-	return string(hex.AppendEncode(b, e.FileDigest))
+	return hex.AppendEncode(b, e.FileDigest)
 }
 
 // FileAt judges a measured file at a second. digest is as in [File.Allow]; until
 // is the end of the window that the judgement rests on, 0 for none.
-func (s *Set) FileAt(path, digest string, at int64) (j Judgement, until int64) {
+func (s *Set) FileAt(path string, digest []byte, at int64) (j Judgement, until int64) {
 	return s.at(s.files[path], digest, at)
 }
 
 // BufferAt judges a buffer that the kernel measured, such as a key it loaded:
 // name is the kernel's ("kexec-cmdline", ".ima").
-func (s *Set) BufferAt(name, digest string, at int64) (j Judgement, until int64) {
+func (s *Set) BufferAt(name string, digest []byte, at int64) (j Judgement, until int64) {
 	return s.at(s.buffers[name], digest, at)
 }
 
-func (s *Set) at(f *File, digest string, at int64) (j Judgement, until int64) {
+func (s *Set) at(f *File, digest []byte, at int64) (j Judgement, until int64) {
 	if f != nil {
 		j, until = f.at(digest, at)
 	}
-	if everywhere := s.lists[digest[strings.LastIndexByte(digest, ':')+1:]]; everywhere > j {
+	if everywhere := s.lists[string(digest[bytes.LastIndexByte(digest, ':')+1:])]; everywhere > j {
 		return everywhere, 0
 	}
 	return j, until
