@@ -74,6 +74,7 @@ type Agent struct {
 	mu    sync.Mutex // guards the fields below
 	state Status
 	base  string // the base token; "" when there is none
+	last  string // the last one, also when it was ended: a stop is reported with it
 	since time.Time
 	first int // verifier that answered last
 	watch map[chan Push]bool
@@ -279,7 +280,7 @@ func (a *Agent) granted(ctx context.Context, o *protocol.Outcome, asked time.Tim
 	a.learned(o)
 	a.keepCheckpoint(ctx, o.Receipt)
 	a.mu.Lock()
-	a.base, a.since = o.Token, asked
+	a.base, a.last, a.since = o.Token, o.Token, asked
 	a.state.Legitimate, a.state.Expires, a.state.Seq, a.state.Verdict, a.state.Problem, a.state.Since = true, c.Expires, c.Writ.Seq, o.Verdict, "", time.Now()
 	a.mu.Unlock()
 	a.tell(Push{Renewed: true})
@@ -396,13 +397,16 @@ func (a *Agent) stale() bool {
 	return time.Since(a.since) > life/3
 }
 
-// Stopped passes a keeper's stop record on to the history.
+// Stopped passes a keeper's stop record on to the history. The token may have
+// been ended, which is often why the work stopped.
 func (a *Agent) Stopped(ctx context.Context, stop bundle.Stop) error {
-	base := a.current()
-	if base == "" {
+	a.mu.Lock()
+	last := a.last
+	a.mu.Unlock()
+	if last == "" {
 		return protocol.Refuse(protocol.TokenRevoked, "the node has no token to record the stop with")
 	}
-	_, err := a.cfg.Verifiers[a.preferred()].Stopped(ctx, base, a.key, stop)
+	_, err := a.cfg.Verifiers[a.preferred()].Stopped(ctx, last, a.key, stop)
 	return err
 }
 

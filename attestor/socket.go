@@ -183,6 +183,7 @@ func (a *Agent) serveLease(w http.ResponseWriter, r *http.Request) {
 		answer(w, http.StatusBadRequest, problem{Type: "about:blank", Title: "request-malformed", Status: 400, Detail: err.Error()})
 		return
 	}
+	req.Keeper = r.Header.Get("Writ-Keeper")
 	if req.Audience == "" {
 		req.Audience = "spiffe://" + a.cfg.Enrolment.Domain + "/enclave"
 	}

@@ -16,6 +16,7 @@ type Request struct {
 	Audience  string `json:"audience"`         // the one aud of the token
 	Workload  string `json:"wl,omitempty"`     // "sha256:" and the digest of the executable
 	Execution string `json:"exec,omitempty"`   // id of the execution
+	Keeper    string `json:"keeper,omitempty"` // "sha256:" and the digest of the keeper's program
 	Parent    string `json:"parent,omitempty"` // id of the execution that started it
 	Level     string `json:"level"`            // enforcement level, "E0" to "E4"
 	R         string `json:"r"`                // the requester's 32 random bytes, base64url: becomes eat_nonce
@@ -56,6 +57,7 @@ func (r Request) check() error {
 	}{
 		{"audience", r.Audience, r.Audience != "" && len(r.Audience) <= 512},
 		{"wl", r.Workload, r.Workload == "" || workloadRE.MatchString(r.Workload)},
+		{"keeper", r.Keeper, r.Keeper == "" || workloadRE.MatchString(r.Keeper)},
 		{"exec", r.Execution, r.Execution == "" || idRE.MatchString(r.Execution)},
 		{"parent", r.Parent, r.Parent == "" || idRE.MatchString(r.Parent)},
 		{"level", r.Level, levelRE.MatchString(r.Level)},

@@ -248,7 +248,7 @@ func (s *Service) decide(slot ledger.Slot, a *appraised, n *Node, claims **token
 		if err != nil {
 			return ledger.Entry{}, err
 		}
-		*claims, data.Token = c, recordToken(c, req.Parent, 0)
+		*claims, data.Token = c, recordToken(c, req, 0)
 		n.Boot, n.JKT, n.Deadline, n.Base = v.Next(), a.jkt, c.Expires, slot.Index
 		a.chunks(n)
 	} else {

@@ -72,9 +72,9 @@ func (s *Service) personal(slot ledger.Slot, n *Node, req evidence.Request, c *t
 	return nil
 }
 
-func recordToken(c *token.Claims, parent string, base uint64) *bundle.Token {
+func recordToken(c *token.Claims, req evidence.Request, base uint64) *bundle.Token {
 	return &bundle.Token{ID: c.ID, Audience: c.Audience, Issued: c.IssuedAt, Expires: c.Expires, Seq: c.Writ.Seq, Prev: c.Writ.Prev, JKT: c.Confirm.JKT,
-		Exec: c.Writ.Execution, Parent: parent, Workload: c.Writ.Workload, Level: c.Writ.Level, Epoch: c.Writ.Epoch, Base: base}
+		Exec: c.Writ.Execution, Parent: req.Parent, Keeper: req.Keeper, Workload: c.Writ.Workload, Level: c.Writ.Level, Epoch: c.Writ.Epoch, Base: base}
 }
 
 // Token gives a node that proved possession of its base token's key a further
@@ -121,7 +121,7 @@ func (s *Service) Token(ctx context.Context, base *token.Claims, req evidence.Re
 		claims = &c
 		n.remember(Request{ID: req.ID, Digest: digest, Index: slot.Index})
 		return ledger.Change{
-			Entries: []ledger.Entry{s.entry(bundle.Admitted, n.ID, "verifier/"+s.cfg.Name, recordToken(&c, req.Parent, uint64(base.Writ.Log.Index)))},
+			Entries: []ledger.Entry{s.entry(bundle.Admitted, n.ID, "verifier/"+s.cfg.Name, recordToken(&c, req, uint64(base.Writ.Log.Index)))},
 			Puts: []ledger.Put{put(kindNode, n.ID, n),
 				{Key: decisionKey(n.ID, slot.Index), Value: encode(decision{Claims: &c, Base: uint64(base.Writ.Log.Index)})}},
 		}, nil

@@ -71,6 +71,7 @@ type Token struct {
 	Exec     string `json:"exec,omitempty"`
 	Parent   string `json:"parent,omitempty"`
 	Workload string `json:"wl,omitempty"`
+	Keeper   string `json:"keeper,omitempty"` // the node's word, as wl and level are
 	Level    string `json:"level"`
 	Epoch    uint64 `json:"epoch"`
 	Base     uint64 `json:"base,omitempty"` // index of the entry of the token it was derived from
