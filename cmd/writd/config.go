@@ -33,6 +33,7 @@ type config struct {
 	Domain             string   `toml:"domain"`
 	Name               string   `toml:"name"`
 	Data               string   `toml:"data"`
+	Database           string   `toml:"database"`
 	Listen             string   `toml:"listen"`
 	Admin              string   `toml:"admin"`
 	Addresses          []string `toml:"addresses"`
@@ -105,6 +106,9 @@ func (c *config) check() error {
 	}
 	if !domainRE.MatchString(c.Name) {
 		bad("name %q: letters, digits and hyphens are needed", c.Name)
+	}
+	if err := checkDatabase(c.Database); err != nil {
+		errs = append(errs, err)
 	}
 	if c.Issuer != "" {
 		if u, err := url.Parse(c.Issuer); err != nil || u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {

@@ -48,6 +48,8 @@ func TestBadConfig(t *testing.T) {
 		{"domain = \"a.b\"\nmin_level = \"E9\"", "E0 to E4"},
 		{"domain = \"a.b\"\nreference_keys = [\"x\"]", "PEM"},
 		{"domain = \"a.b\"\napprovals = 0", "at least 1"},
+		{"domain = \"a.b\"\ndatabase = \"mysql://h/d\"", "mysql"},
+		{"domain = \"a.b\"\ndatabase = \"postgres://u:secret@h/d\"", "PGPASSFILE"},
 		{"domain = ", "line 1"},
 	} {
 		if _, err := parseConfig([]byte(c.text)); err == nil || !strings.Contains(err.Error(), c.want) {

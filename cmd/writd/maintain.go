@@ -41,7 +41,7 @@ func dataCommand(use, short, long string, run func(cmd *cobra.Command, c *config
 
 func newMigrate() *cobra.Command {
 	return dataCommand("migrate", "Bring the database's schema up to date", "Bring the database's schema up to date. writd serve does so by itself; a schema\nnewer than this program is refused.", func(cmd *cobra.Command, c *config) error {
-		s, err := store.OpenSQLite(cmd.Context(), filepath.Join(c.Data, databaseFile))
+		s, err := c.openDatabase(cmd.Context())
 		if err != nil {
 			return err
 		}
@@ -58,7 +58,7 @@ Exit codes: 0 clean; 4 something does not hold, each named.`, func(cmd *cobra.Co
 		if err != nil {
 			return err
 		}
-		s, err := store.ReadSQLite(cmd.Context(), filepath.Join(c.Data, databaseFile))
+		s, err := c.readDatabase(cmd.Context())
 		if err != nil {
 			return err
 		}
@@ -103,7 +103,10 @@ func newBackup() *cobra.Command {
 		if out == "" {
 			return failure{exitUsage, errors.New("-o FILE is needed")}
 		}
-		s, err := store.ReadSQLite(cmd.Context(), filepath.Join(c.Data, databaseFile))
+		if err := c.onlySQLite(); err != nil {
+			return err
+		}
+		s, err := store.ReadSQLite(cmd.Context(), c.file())
 		if err != nil {
 			return err
 		}
@@ -124,7 +127,10 @@ last commits were never answered can be served again.`, func(cmd *cobra.Command,
 		if from == "" {
 			return failure{exitUsage, errors.New("--from FILE is needed")}
 		}
-		return restore(cmd.Context(), from, filepath.Join(c.Data, databaseFile))
+		if err := c.onlySQLite(); err != nil {
+			return err
+		}
+		return restore(cmd.Context(), from, c.file())
 	})
 	cmd.Flags().StringVar(&from, "from", "", "the backup `file`")
 	return cmd

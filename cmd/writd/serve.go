@@ -19,7 +19,6 @@ import (
 	"github.com/writ-attestation/writ/verifier/api"
 	"github.com/writ-attestation/writ/verifier/keys"
 	"github.com/writ-attestation/writ/verifier/ledger"
-	"github.com/writ-attestation/writ/verifier/store"
 )
 
 // Files of the data directory, beside those of package keys.
@@ -71,7 +70,7 @@ func newLogger(w io.Writer, c *config) *slog.Logger {
 type running struct {
 	cfg    *config
 	log    *slog.Logger
-	store  *store.SQLite
+	store  database
 	ledger *ledger.Log
 	keys   *keys.Keys
 	svc    *verifier.Service
@@ -89,7 +88,7 @@ func open(ctx context.Context, c *config, log *slog.Logger, adopt bool) (v *runn
 	if err := os.MkdirAll(c.Data, 0o700); err != nil {
 		return nil, fmt.Errorf("opening the data directory: %w", err)
 	}
-	if v.store, err = store.OpenSQLite(ctx, filepath.Join(c.Data, databaseFile)); err != nil {
+	if v.store, err = c.openDatabase(ctx); err != nil {
 		return nil, err
 	}
 	empty, err := unused(ctx, v.store, filepath.Join(c.Data, guardFile))
@@ -107,7 +106,7 @@ func open(ctx context.Context, c *config, log *slog.Logger, adopt bool) (v *runn
 }
 
 // unused reports that neither store nor guard file knows of any history.
-func unused(ctx context.Context, s *store.SQLite, guard string) (bool, error) {
+func unused(ctx context.Context, s ledger.Reader, guard string) (bool, error) {
 	head, err := s.Head(ctx)
 	if err != nil {
 		return false, err

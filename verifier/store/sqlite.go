@@ -1,10 +1,11 @@
 // Package store keeps the ledger and the state rows in a database: SQLite, in
-// one file.
+// one file, or PostgreSQL, shared by several verifiers.
 //
 // It implements ledger.Store and knows nothing of what it keeps. Hazards: one
-// process writes at a time, others wait; a copy of the file taken without
+// process writes at a time, others wait; a copy of a SQLite file taken without
 // [SQLite.Backup] while it is in use is not a backup, and any backup is a
-// rollback when put back, which the ledger's guard file shows.
+// rollback when put back, which the ledger's guard file shows; how much a commit
+// in PostgreSQL survives is the server's setting, see [Postgres].
 package store
 
 import (
