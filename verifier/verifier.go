@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"github.com/writ-attestation/writ/verifier/bundle"
+	"github.com/writ-attestation/writ/verifier/keys"
 	"github.com/writ-attestation/writ/verifier/ledger"
 	"github.com/writ-attestation/writ/verifier/reference"
 	"github.com/writ-attestation/writ/verifier/token"
@@ -122,7 +123,7 @@ func (s *Service) start(ctx context.Context) error {
 			}
 			for purpose, id := range have {
 				if s.cfg.KeyIDs[purpose] != id {
-					return ledger.Change{}, fmt.Errorf("the %s key is %.16s, but this store was made with %.16s; restore the key file, or begin a new domain", purpose, s.cfg.KeyIDs[purpose], id)
+					return ledger.Change{}, fmt.Errorf("%w: the %s key is %.16s, but this store was made with %.16s; restore the key file, or begin a new domain", keys.ErrMissing, purpose, s.cfg.KeyIDs[purpose], id)
 				}
 			}
 		}

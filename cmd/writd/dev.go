@@ -29,7 +29,7 @@ func newDev() *cobra.Command {
 	var dir, listen, refKey string
 	var roots []string
 	var life time.Duration
-	cmd := &cobra.Command{Use: "dev --data DIR", Short: "Run the verifier of `writ dev`: loopback, for play only", Args: cobra.NoArgs,
+	cmd := &cobra.Command{Use: "dev --data DIR", Short: "Run the verifier of `writ dev`: loopback, for play only", Example: "  writ dev   # runs it", Args: cobra.NoArgs,
 		RunE: runs(func(cmd *cobra.Command, _ []string) error {
 			if dir == "" {
 				return failure{exitUsage, errors.New("--data DIR is needed; writ dev gives it")}

@@ -45,7 +45,21 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 0
 	}
 	fmt.Fprintf(stderr, "writd: error: %v\n", err)
+	if hint := hint(err); hint != "" {
+		fmt.Fprintf(stderr, "hint: %s\n", hint)
+	}
 	return exitCode(err)
+}
+
+// hint says what to do about errors whose text cannot know of this program.
+func hint(err error) string {
+	switch {
+	case errors.Is(err, ledger.ErrNoGuard):
+		return "if nothing can have been lost: writd serve --config FILE --adopt, once"
+	case errors.Is(err, ledger.ErrRolledBack):
+		return "put the newest database back; revocations may be missing from this one"
+	}
+	return ""
 }
 
 // failure is an error that came up while a command ran; all others are about
@@ -99,7 +113,7 @@ func runs(f func(cmd *cobra.Command, args []string) error) func(*cobra.Command, 
 }
 
 func newVersion() *cobra.Command {
-	return &cobra.Command{Use: "version", Short: "Print the version", Args: cobra.NoArgs, RunE: runs(func(cmd *cobra.Command, _ []string) error {
+	return &cobra.Command{Use: "version", Short: "Print the version", Example: "  writd version", Args: cobra.NoArgs, RunE: runs(func(cmd *cobra.Command, _ []string) error {
 		_, err := fmt.Fprintf(cmd.OutOrStdout(), "writd %s\n", version)
 		return err
 	})}
@@ -107,7 +121,7 @@ func newVersion() *cobra.Command {
 
 func newCheckConfig() *cobra.Command {
 	var path string
-	cmd := &cobra.Command{Use: "check-config --config FILE", Short: "Check a configuration file and say what it means", Args: cobra.NoArgs, RunE: runs(func(cmd *cobra.Command, _ []string) error {
+	cmd := &cobra.Command{Use: "check-config --config FILE", Short: "Check a configuration file and say what it means", Example: "  writd check-config --config writd.toml", Args: cobra.NoArgs, RunE: runs(func(cmd *cobra.Command, _ []string) error {
 		c, err := configured(path)
 		if err != nil {
 			return err
@@ -128,7 +142,7 @@ func newCheckConfig() *cobra.Command {
 }
 
 func newExampleConfig() *cobra.Command {
-	return &cobra.Command{Use: "example-config", Short: "Print a complete configuration with every key explained", Args: cobra.NoArgs, RunE: runs(func(cmd *cobra.Command, _ []string) error {
+	return &cobra.Command{Use: "example-config", Short: "Print a complete configuration with every key explained", Example: "  writd example-config > writd.toml", Args: cobra.NoArgs, RunE: runs(func(cmd *cobra.Command, _ []string) error {
 		_, err := cmd.OutOrStdout().Write(exampleConfig)
 		return err
 	})}

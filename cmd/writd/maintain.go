@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -18,11 +19,17 @@ import (
 	"github.com/writ-attestation/writ/verifier/store"
 )
 
-// dataCommand makes a command on a data directory, named by --config or --data.
-func dataCommand(use, short, long string, run func(cmd *cobra.Command, c *config) error) *cobra.Command {
+// dataCommand makes a command on a data directory, named by --config, or by
+// --data and --domain.
+func dataCommand(use, short, long, example string, run func(cmd *cobra.Command, c *config) error) *cobra.Command {
 	var path, data, domain string
-	cmd := &cobra.Command{Use: use, Short: short, Long: long, Args: cobra.NoArgs, RunE: runs(func(cmd *cobra.Command, _ []string) error {
-		if path == "" && data != "" && domain != "" {
+	cmd := &cobra.Command{Use: use, Short: short, Long: long, Example: example, Args: cobra.NoArgs, RunE: runs(func(cmd *cobra.Command, _ []string) error {
+		switch {
+		case path != "" && data+domain != "":
+			return failure{exitUsage, errors.New("--config FILE or --data DIR with --domain NAME, not both")}
+		case path == "" && data+domain != "" && (data == "" || domain == ""):
+			return failure{exitUsage, errors.New("--data DIR and --domain NAME go together")}
+		case data != "":
 			c := defaults()
 			c.Data, c.Domain = data, domain
 			return run(cmd, &c)
@@ -40,7 +47,7 @@ func dataCommand(use, short, long string, run func(cmd *cobra.Command, c *config
 }
 
 func newMigrate() *cobra.Command {
-	return dataCommand("migrate", "Bring the database's schema up to date", "Bring the database's schema up to date. writd serve does so by itself; a schema\nnewer than this program is refused.", func(cmd *cobra.Command, c *config) error {
+	return dataCommand("migrate", "Bring the database's schema up to date", "Bring the database's schema up to date. writd serve does so by itself; a schema\nnewer than this program is refused.", "  writd migrate --config writd.toml", func(cmd *cobra.Command, c *config) error {
 		s, err := c.openDatabase(cmd.Context())
 		if err != nil {
 			return err
@@ -53,8 +60,9 @@ func newFsck() *cobra.Command {
 	return dataCommand("fsck", "Derive the whole history again and compare", `Read every entry and derive tree, tiles, head and guard file again. It only
 reads, and may run beside a verifier in use.
 
-Exit codes: 0 clean; 4 something does not hold, each named.`, func(cmd *cobra.Command, c *config) error {
-		k, err := keys.Open(c.Data, c.Domain, false, time.Now())
+Exit codes: 0 clean; 4 something does not hold, each named; 2 the keys that
+signed the history are not there; 1 it cannot be read.`, "  writd fsck --config writd.toml", func(cmd *cobra.Command, c *config) error {
+		k, err := keysOf(c, false)
 		if err != nil {
 			return err
 		}
@@ -99,7 +107,7 @@ func report(w io.Writer, damage []string, r ledger.Report) error {
 
 func newBackup() *cobra.Command {
 	var out string
-	cmd := dataCommand("backup -o FILE", "Copy the database while it is in use", "Write a consistent copy of the database. Keys and guard file are not in it: back\nup the data directory's keys folder once, apart.", func(cmd *cobra.Command, c *config) error {
+	cmd := dataCommand("backup -o FILE", "Copy the database while it is in use", "Write a consistent copy of the database. Keys and guard file are not in it: back\nup the data directory's keys folder once, apart.", "  writd backup --config writd.toml -o writ-$(date +%F).db", func(cmd *cobra.Command, c *config) error {
 		if out == "" {
 			return failure{exitUsage, errors.New("-o FILE is needed")}
 		}
@@ -123,7 +131,7 @@ func newRestore() *cobra.Command {
 
 A backup older than the guard file is a rollback: writd serve then refuses, for
 revocations may be missing from it. Only the newest backup of a database whose
-last commits were never answered can be served again.`, func(cmd *cobra.Command, c *config) error {
+last commits were never answered can be served again.`, "  writd restore --config writd.toml --from writ-2026-07-01.db", func(cmd *cobra.Command, c *config) error {
 		if from == "" {
 			return failure{exitUsage, errors.New("--from FILE is needed")}
 		}
@@ -140,22 +148,41 @@ func restore(ctx context.Context, from, to string) error {
 	if _, err := os.Stat(to); err == nil {
 		return failure{exitUsage, fmt.Errorf("%s exists; move it away first, and keep it", to)}
 	}
+	if wal, err := os.Stat(to + "-wal"); err == nil && wal.Size() > 0 { // it would be replayed into whatever database is beside it
+		return failure{exitUsage, fmt.Errorf("%s-wal exists and belongs to the database that was there; move it away with that one", to)}
+	}
 	s, err := store.ReadSQLite(ctx, from)
 	if err != nil {
-		return err
+		return failure{exitInvalid, err}
 	}
+	defer s.Close()
 	problems, err := s.Check(ctx)
-	if err = errors.Join(err, s.Close()); err != nil {
-		return err
+	if err != nil {
+		return failure{exitInvalid, err}
 	}
 	if len(problems) > 0 {
 		return failure{exitInvalid, fmt.Errorf("%s is damaged: %s", from, problems[0])}
 	}
-	raw, err := os.ReadFile(from)
-	if err != nil {
-		return err
+	part := to + ".part"
+	if err := os.Remove(part); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("restoring: %w", err)
 	}
-	return durable.WriteFile(to, raw, 0o600)
+	// A copy by the database, so that what its own write-ahead log still holds
+	// comes along.
+	if err := s.Backup(ctx, part); err != nil {
+		return fmt.Errorf("restoring: %w", err)
+	}
+	return durable.Rename(part, to)
+}
+
+// keysOf opens the keys of a data directory. What is wrong with them is for
+// whoever configured it.
+func keysOf(c *config, empty bool) (*keys.Keys, error) {
+	k, err := keys.Open(c.Data, c.Domain, empty, time.Now())
+	if err != nil {
+		return nil, failure{exitUsage, err}
+	}
+	return k, nil
 }
 
 func newIssueOperator() *cobra.Command {
@@ -165,11 +192,11 @@ func newIssueOperator() *cobra.Command {
 	cmd := dataCommand("operator --name NAME -o FILE", "Issue an operator's certificate", `Issue a certificate and key for a further operator, into a file for --operator.
 It needs the domain's operator CA, so it runs beside the verifier's data.
 
-Roles: viewer, auditor, operator, approver. None contains another.`, func(cmd *cobra.Command, c *config) error {
+Roles: viewer, auditor, operator, approver. None contains another.`, "  writd operator --config writd.toml --name alice --role operator --role viewer -o alice.pem", func(cmd *cobra.Command, c *config) error {
 		if name == "" || out == "" {
 			return failure{exitUsage, errors.New("--name and -o are needed")}
 		}
-		k, err := keys.Open(c.Data, c.Domain, false, time.Now())
+		k, err := keysOf(c, false)
 		if err != nil {
 			return err
 		}

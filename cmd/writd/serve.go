@@ -33,7 +33,12 @@ func newServe() *cobra.Command {
 	var adopt bool
 	cmd := &cobra.Command{Use: "serve --config FILE", Short: "Run a verifier", Args: cobra.NoArgs,
 		Long: `Run a verifier until it is told to stop. The first start makes the domain's keys
-and the first operator's certificate in the data directory.`,
+and the first operator's certificate in the data directory.
+
+Exit codes: 0 told to stop; 2 configuration, or a key or the guard file is missing
+or another one; 6 the database is older than what was signed, or another history;
+1 any other failure.`,
+		Example: `  writd serve --config writd.toml`,
 		RunE: runs(func(cmd *cobra.Command, _ []string) error {
 			c, err := configured(path)
 			if err != nil {
@@ -78,8 +83,8 @@ type running struct {
 
 // open opens store, keys, log and service in the only safe order: keys are made
 // only where nothing was ever signed.
-func open(ctx context.Context, c *config, log *slog.Logger, adopt bool) (v *running, err error) {
-	v = &running{cfg: c, log: log}
+func open(ctx context.Context, c *config, log *slog.Logger, adopt bool) (_ *running, err error) {
+	v := &running{cfg: c, log: log}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, v.Close())
@@ -88,14 +93,16 @@ func open(ctx context.Context, c *config, log *slog.Logger, adopt bool) (v *runn
 	if err := os.MkdirAll(c.Data, 0o700); err != nil {
 		return nil, fmt.Errorf("opening the data directory: %w", err)
 	}
-	if v.store, err = c.openDatabase(ctx); err != nil {
+	db, err := c.openDatabase(ctx)
+	if err != nil {
 		return nil, err
 	}
+	v.store = db
 	empty, err := unused(ctx, v.store, filepath.Join(c.Data, guardFile))
 	if err != nil {
 		return nil, err
 	}
-	if v.keys, err = keys.Open(c.Data, c.Domain, empty, time.Now()); err != nil {
+	if v.keys, err = keysOf(c, empty); err != nil {
 		return nil, err
 	}
 	if v.ledger, err = ledger.Open(ctx, ledger.Config{Store: v.store, Origin: c.Domain + "/log", Key: v.keys.Log, GuardFile: filepath.Join(c.Data, guardFile), Adopt: adopt, Log: log}); err != nil {

@@ -35,10 +35,15 @@ func WriteFile(path string, data []byte, mode os.FileMode) (err error) {
 	if err != nil {
 		return err
 	}
-	if err = os.Rename(f.Name(), path); err != nil {
+	return Rename(f.Name(), path)
+}
+
+// Rename moves a file whose content is durable already, within a directory.
+func Rename(from, to string) error {
+	if err := os.Rename(from, to); err != nil {
 		return err
 	}
-	return syncDir(dir)
+	return syncDir(filepath.Dir(to))
 }
 
 func syncDir(dir string) error {
