@@ -15,10 +15,11 @@ import (
 //
 // Which event says what is decided by its PCR, its place in that PCR, its digest
 // and the data that hashes to it, and never by its type or label, which nothing
-// covers: whoever edits a log without changing what it replays to can take
-// facts away, but not change or add one. What is taken away shows up in Other,
-// Firmware, Drivers or Applications as a digest nobody explained, so a policy
-// that lists what may be there is not deceived by omission.
+// covers. Whoever edits a log without changing what it replays to can take facts
+// away, or add one that is true (the bytes some other event measured), but make
+// none that is false. What is taken away shows up in Other, Firmware, Drivers or
+// Applications as a digest nobody explained, so a policy that lists what may be
+// there is not deceived by omission.
 //
 // Each measured event is in exactly one list, or is one of SecureBoot's
 // variables; CommandLines repeats some of Loader.
@@ -75,9 +76,10 @@ type Text struct {
 // A Section is one section of a unified kernel image as systemd-stub measures
 // it: its name, and right after it in PCR 11 its contents.
 type Section struct {
-	Place         // of the name
-	Name   string `json:"name"` // with its dot: ".linux"
-	Digest Hex    `json:"digest"`
+	Place           // of the name
+	Name     string `json:"name"`     // with its dot: ".linux"
+	Contents int    `json:"contents"` // the event that measured the contents
+	Digest   Hex    `json:"digest"`   // of the contents
 }
 
 // A Mark is a separator: it ends what firmware measures into a PCR; only its digest counts.
@@ -248,7 +250,7 @@ func (x *extraction) firmware(f fact) bool {
 	switch {
 	case !f.place.Early:
 		return false
-	case f.whole && x.boot.Version == nil:
+	case f.whole && len(f.Data) <= maxVersion && x.boot.Version == nil:
 		x.boot.Version = &Text{Place: f.place, Text: readable(f.Data)}
 		return true
 	}
@@ -257,6 +259,7 @@ func (x *extraction) firmware(f fact) bool {
 
 const (
 	maxAction    = 256 // bytes; the longest of PFP 10.4.4 has 40
+	maxVersion   = 512 // bytes; real ones have up to 280
 	dmaOff       = "DMA Protection Disabled"
 	debuggerMode = "UEFI Debug Mode"
 )
@@ -328,7 +331,7 @@ func (x *extraction) section(f fact) bool {
 	if x.name == nil {
 		return false
 	}
-	x.name.Digest = f.digest
+	x.name.Contents, x.name.Digest = f.Index, f.digest
 	x.boot.Sections = append(x.boot.Sections, *x.name)
 	if !f.whole {
 		x.boot.Unverified = append(x.boot.Unverified, f.Index)

@@ -135,9 +135,13 @@ func appendFile(out, d []byte) []byte {
 	return printed(out, strings.TrimRight(decodeUTF16(d[:min(len(d), maxPathText)]), "\x00"))
 }
 
-// printed appends text with what cannot be printed replaced.
+// printed appends text, cut, with what cannot be printed replaced.
 func printed(out []byte, s string) []byte {
+	start := len(out)
 	for _, r := range s {
+		if len(out)-start >= maxPathText {
+			break
+		}
 		if !unicode.IsPrint(r) {
 			r = '\ufffd'
 		}
