@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/writ-attestation/writ/verifier/ledger"
+	"github.com/writ-attestation/writ/verifier/store/storetest"
 )
 
 const origin = "example.invalid/log"
@@ -57,17 +58,23 @@ func BenchmarkBareSync(b *testing.B) {
 // BenchmarkAppend measures what a client waits for: an entry of 1.5 KB and a
 // state row, durable, with proof and checkpoint.
 func BenchmarkAppend(b *testing.B) {
-	for _, c := range []int{1, 16, 256} {
+	clients := []int{1, 16, 256}
+	for _, c := range clients {
 		b.Run(fmt.Sprintf("sqlite/c=%d", c), func(b *testing.B) {
 			dir := b.TempDir()
-			s := open(b, filepath.Join(dir, "writ.db"))
-			l, err := ledger.Open(b.Context(), ledger.Config{
-				Store: s, Origin: origin, Key: logKey(), GuardFile: filepath.Join(dir, "guard"),
-			})
+			l, err := ledger.Open(b.Context(), config(open(b, filepath.Join(dir, "writ.db")), dir))
 			if err != nil {
 				b.Fatal(err)
 			}
 			defer l.Close()
+			benchAppend(b, l, c)
+		})
+	}
+	server := storetest.NewCluster(b)
+	defer server.Close()
+	for _, c := range clients {
+		b.Run(fmt.Sprintf("postgres/c=%d", c), func(b *testing.B) {
+			_, l := verifierOn(b, server.URL(b), 0)
 			benchAppend(b, l, c)
 		})
 	}
@@ -118,7 +125,7 @@ func benchDraft(client int) ledger.Draft {
 		row, _ := s.Row(k)
 		seq, _ := strconv.Atoi(strings.TrimSpace(string(row)))
 		return ledger.Change{
-			Entries: []ledger.Entry{{Kind: "appraisal.decided", Subject: k.ID, Actor: "verifier", Data: benchData{seq, strings.Repeat("x", 1400)}}},
+			Entries: []ledger.Entry{{Kind: "appraisal.decided", Subject: k.ID, Actor: "verifier", Data: benchData{seq, strings.Repeat("x", 1370)}}},
 			Puts:    []ledger.Put{{Key: k, Value: fmt.Appendf(nil, "%300d", seq+1)}},
 		}, nil
 	}}

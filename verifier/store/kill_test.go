@@ -27,7 +27,11 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, appendForEver(dir))
 		os.Exit(1)
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	if largeDir != "" {
+		_ = os.RemoveAll(largeDir)
+	}
+	os.Exit(code)
 }
 
 func config(s ledger.Store, dir string) ledger.Config {

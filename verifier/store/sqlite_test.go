@@ -35,7 +35,7 @@ func filled(t *testing.T, dir string, n int) (vkey string) {
 }
 
 // raw changes the database behind the store's back.
-func raw(t *testing.T, dir string, statements ...string) {
+func raw(t testing.TB, dir string, statements ...string) {
 	t.Helper()
 	db, err := sql.Open("sqlite", filepath.Join(dir, "writ.db"))
 	if err != nil {
