@@ -91,8 +91,11 @@ func (r *run) entry(e *ima.Entry, index int, state *IMA) {
 	if index == 0 {
 		want := ima.BootAggregate(tpm.AlgSHA256, r.in.Evidence.Quote.Values, e.FileAlg)
 		if !e.IsBootAggregate() || !bytes.Equal(want, e.FileDigest) {
-			r.event(imaAggregate, imaPCR, index, "boot_aggregate "+hex.EncodeToString(want), e.Path+" "+hex.EncodeToString(e.FileDigest), "reboot the node: the list does not belong to this boot")
+			r.event(imaAggregate, imaPCR, index, "boot_aggregate "+hex.EncodeToString(want), printable(e.Path)+" "+hex.EncodeToString(e.FileDigest), "reboot the node: the list does not belong to this boot")
 		}
+		return
+	}
+	if e.Violation { // counted; what else it says is unproven
 		return
 	}
 	var buf [len("verity:sha3_512:") + 2*64]byte

@@ -148,7 +148,7 @@ func worse(a, b string) string {
 // lower moves a claim to a value unless it is already at a worse one.
 func (v *Vector) lower(name string, value int8) {
 	c := v.claim(name)
-	if *c == 0 || worse(TierOf(*c), TierOf(value)) != TierOf(*c) || (TierOf(*c) == TierOf(value) && value > *c) {
+	if worse(TierOf(*c), TierOf(value)) != TierOf(*c) || (TierOf(*c) == TierOf(value) && value > *c) {
 		*c = value
 	}
 }
