@@ -26,6 +26,7 @@ var layers = map[string]string{
 	"tpm":                      "",
 	"tpm/eventlog":             "tpm",
 	"tpm/ima":                  "tpm",
+	"tpm/oslog":                "tpm",
 	"tpm/device":               "tpm",
 	"tpm/swtpm":                "tpm tpm/device tpm/eventlog tpm/ima",
 	"verifier/reference":       "tpm tpm/eventlog tpm/ima verifier/rules",
@@ -48,7 +49,7 @@ var layers = map[string]string{
 }
 
 // pure packages compute: the same bytes in, the same bytes out.
-var pure = strings.Fields("tpm tpm/eventlog tpm/ima evidence verifier/appraisal verifier/reference verifier/token verifier/bundle verifier/protocol verifier/rules")
+var pure = strings.Fields("tpm tpm/eventlog tpm/ima tpm/oslog evidence verifier/appraisal verifier/reference verifier/token verifier/bundle verifier/protocol verifier/rules")
 
 // impure imports read the outside world, wait for it, or depend on chance.
 var impure = strings.Fields(`context crypto/rand crypto/tls database/sql io/ioutil log log/slog
