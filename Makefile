@@ -1,4 +1,4 @@
-# make build | test | demo | bench | lint | fuzz
+# make build | test | demo | bench | soak | lint | fuzz
 #
 # `make test` and `make demo` need Go, git and make; what else they use
 # (a software TPM, a C compiler for the race detector) they install by apt-get
@@ -11,7 +11,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 LDFLAGS := -s -w -X main.version=$(VERSION)
 BIN     := bin
 
-.PHONY: build test demo bench lint fuzz tools clean
+.PHONY: build test demo bench soak lint fuzz tools clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
@@ -25,6 +25,10 @@ demo: tools build
 bench: tools
 	@printf 'load: %s\n' "$$(cut -d' ' -f1-3 /proc/loadavg)"
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) -timeout 60m ./...
+
+# The tests of faults and chance, 20 times as long: 1,000 kills of a writer.
+soak: tools
+	WRIT_SOAK=20 CGO_ENABLED=1 $(GO) test -race -v -count 1 -timeout 6h -run 'Kill|Fault|DiskFull|Cut|Standby' ./verifier/store ./cmd/writd
 
 lint:
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; exit 1; }

@@ -24,7 +24,11 @@ const childDir = "WRIT_TEST_APPEND_IN"
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(childDir); dir != "" {
-		fmt.Fprintln(os.Stderr, appendForEver(dir))
+		run := appendForEver
+		if os.Getenv(childFaulty) != "" {
+			run = appendDespite
+		}
+		fmt.Fprintln(os.Stderr, run(dir))
 		os.Exit(1)
 	}
 	code := m.Run()
@@ -89,26 +93,41 @@ func countingDraft() ledger.Draft {
 	}}
 }
 
+// soak multiplies the rounds of tests that meet chance: `make soak`.
+func soak(t *testing.T, rounds int) int {
+	if s := os.Getenv("WRIT_SOAK"); s != "" {
+		n, err := strconv.Atoi(s)
+		if err != nil {
+			t.Fatalf("WRIT_SOAK=%s: expected a number to multiply rounds with", s)
+		}
+		return n * rounds
+	}
+	return rounds
+}
+
 // TestKillNine kills a writer at random moments under load. Whatever it has
 // acknowledged proves afterwards, state and log agree, and fsck is clean.
 func TestKillNine(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	rounds := 10
+	var dir string
+	rounds := soak(t, 50)
 	if testing.Short() {
 		rounds = 3
 	}
-	var acknowledged []ledger.Receipt
+	acknowledged := 0
 	for round := range rounds {
-		got := killedWriter(t, dir, time.Duration(20+rand.IntN(200))*time.Millisecond)
-		acknowledged = append(acknowledged, got...)
+		if round%50 == 0 { // a small log is checked sooner, so more often
+			dir = t.TempDir()
+		}
+		got := killedWriter(t, dir, time.Duration(1+rand.IntN(40))*time.Millisecond)
+		acknowledged += len(got)
 		s, l := reopen(t, dir)
 		k := ledger.Key{Kind: "count", ID: "all"}
 		row, _, err := l.Get(t.Context(), k)
 		if err != nil || string(row) != strconv.FormatUint(l.Size(), 10) {
 			t.Fatalf("round %d: row says %s entries, the log has %d (%v)", round, row, l.Size(), err)
 		}
-		checkAcknowledged(t, l, acknowledged)
+		checkAcknowledged(t, l, got)
 		if err := l.Close(); err != nil {
 			t.Fatal(err)
 		}
@@ -117,23 +136,39 @@ func TestKillNine(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if len(acknowledged) == 0 {
+	if acknowledged == 0 {
 		t.Error("nothing was acknowledged in any round")
 	}
-	t.Logf("%d entries acknowledged", len(acknowledged))
+	t.Logf("%d rounds, %d entries acknowledged", rounds, acknowledged)
 }
 
 // killedWriter runs a writer, kills it some time after its first receipt, and
 // returns the receipts it gave out.
 func killedWriter(t *testing.T, dir string, after time.Duration) []ledger.Receipt {
 	t.Helper()
-	self, err := os.Executable()
+	cmd := exec.CommandContext(t.Context(), self(t))
+	cmd.Env = append(os.Environ(), childDir+"="+dir)
+	cmd.Stderr = os.Stderr
+	got := receipts(t, cmd, func() { time.AfterFunc(after, func() { _ = cmd.Process.Kill() }) })
+	if len(got) == 0 {
+		t.Fatal("the writer died by itself")
+	}
+	return got
+}
+
+func self(t *testing.T) string {
+	t.Helper()
+	path, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), self)
-	cmd.Env = append(os.Environ(), childDir+"="+dir)
-	cmd.Stderr = os.Stderr
+	return path
+}
+
+// receipts runs a writer to its end and returns the receipts it gave out. first
+// is called with the first of them.
+func receipts(t *testing.T, cmd *exec.Cmd, first func()) []ledger.Receipt {
+	t.Helper()
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -156,13 +191,10 @@ func killedWriter(t *testing.T, dir string, after time.Duration) []ledger.Receip
 			t.Fatal(err)
 		}
 		if got = append(got, r); len(got) == 1 {
-			time.AfterFunc(after, func() { _ = cmd.Process.Kill() })
+			first()
 		}
 	}
-	_ = cmd.Wait() // killed
-	if len(got) == 0 {
-		t.Fatal("the writer died by itself")
-	}
+	_ = cmd.Wait() // killed, or failed as it was made to
 	return got
 }
 
