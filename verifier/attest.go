@@ -3,6 +3,7 @@ package verifier
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -32,8 +33,10 @@ type storedInput struct {
 	Challenge appraisal.Challenge `json:"challenge"`
 	Enrolment string              `json:"enrolment"` // blob: the Prior without its Boot
 	Boot      *appraisal.Boot     `json:"boot,omitempty"`
-	Set       string              `json:"set,omitempty"` // blob: the reference set's envelope
-	EKRoots   []string            `json:"ek_roots"`      // blobs
+	Set       string              `json:"set,omitempty"`     // blob: the reference set's envelope
+	Layers    []string            `json:"layers,omitempty"`  // blobs: those of the sets it builds on
+	Lacking   bool                `json:"lacking,omitempty"` // the set named what was not in force
+	EKRoots   []string            `json:"ek_roots"`          // blobs
 	Rules     int                 `json:"rules"`
 	At        int64               `json:"at"`
 }
@@ -220,7 +223,7 @@ func (s *Service) unchanged(slot ledger.Slot, a *appraised) (Node, error) {
 	if err != nil {
 		return n, err
 	}
-	if ref.Digest != a.verdict.Inputs.References {
+	if ref.Digest != a.setDigest() { // that of its layers is held by the domain's generation
 		return n, errStale
 	}
 	return n, nil
@@ -288,6 +291,15 @@ func (a *appraised) chunks(n *Node) {
 	}
 }
 
+// setDigest is that of the class's own set, empty for none.
+func (a *appraised) setDigest() string {
+	if a.in.References.Set == nil {
+		return ""
+	}
+	sum := a.in.References.Set.Own()
+	return hex.EncodeToString(sum[:])
+}
+
 // resumes reports that the stored prefix is still a prefix: same boot.
 func (a *appraised) resumes() bool {
 	p, b := a.node.Boot, a.verdict.Boot
@@ -329,7 +341,10 @@ func (s *Service) store(a *appraised) (input []byte, blobs [][]byte, err error) 
 		}
 	}
 	if set := a.in.References.Set; set != nil {
-		in.Set = hexSum(set.Envelope)
+		in.Set, in.Lacking = hexSum(set.Envelope), !set.Whole()
+		for _, l := range set.Layers() {
+			in.Layers = append(in.Layers, hexSum(l.Envelope))
+		}
 	}
 	for _, r := range s.roots {
 		in.EKRoots = append(in.EKRoots, hexSum(r))

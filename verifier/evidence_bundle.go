@@ -9,7 +9,6 @@ import (
 	"github.com/writ-attestation/writ/verifier/appraisal"
 	"github.com/writ-attestation/writ/verifier/bundle"
 	"github.com/writ-attestation/writ/verifier/protocol"
-	"github.com/writ-attestation/writ/verifier/reference"
 	"github.com/writ-attestation/writ/verifier/token"
 )
 
@@ -94,11 +93,7 @@ func (s *Service) input(ctx context.Context, digest string) (*appraisal.Input, e
 	}
 	in.Prior.Boot = st.Boot
 	if st.Set != "" {
-		env, err := s.blob(ctx, st.Set)
-		if err != nil {
-			return nil, err
-		}
-		if in.References.Set, err = reference.Read(env); err != nil {
+		if in.References.Set, err = s.restoreSet(ctx, st.Set, st.Layers, st.Lacking); err != nil {
 			return nil, err
 		}
 	}

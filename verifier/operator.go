@@ -11,7 +11,6 @@ import (
 	"github.com/writ-attestation/writ/verifier/keys"
 	"github.com/writ-attestation/writ/verifier/ledger"
 	"github.com/writ-attestation/writ/verifier/protocol"
-	"github.com/writ-attestation/writ/verifier/reference"
 )
 
 // domainState is what holds for all nodes.
@@ -26,38 +25,6 @@ var stateKey = ledger.Key{Kind: kindDomain, ID: "state"}
 func (s *Service) domainState(ctx context.Context) (domainState, error) {
 	d, _, err := row[domainState](ctx, s, stateKey)
 	return d, err
-}
-
-// activeReference is the set in force for a class.
-type activeReference struct {
-	Generation uint64 `json:"generation"`
-	Digest     string `json:"digest"`   // of the set
-	Envelope   string `json:"envelope"` // blob
-	Entry      uint64 `json:"entry"`
-}
-
-func referenceKey(class string) ledger.Key { return ledger.Key{Kind: kindReference, ID: class} }
-
-// activeSet is the reference set in force for a class, nil when there is none.
-// Parsed sets are kept by digest: they are facts, not verdicts.
-func (s *Service) activeSet(ctx context.Context, class string) (*reference.Signed, error) {
-	a, ok, err := row[activeReference](ctx, s, referenceKey(class))
-	if err != nil || !ok {
-		return nil, err
-	}
-	if v, ok := s.sets.Load(a.Digest); ok {
-		return v.(*reference.Signed), nil
-	}
-	env, err := s.blob(ctx, a.Envelope)
-	if err != nil {
-		return nil, err
-	}
-	set, err := reference.Read(env)
-	if err != nil {
-		return nil, err
-	}
-	s.sets.Store(a.Digest, set)
-	return set, nil
 }
 
 // approvals are the operators who agreed to an act so far.
@@ -81,22 +48,20 @@ func (s *Service) approve(slot ledger.Slot, key ledger.Key, actor string) (p led
 	return put(key.Kind, key.ID, a), len(a.By), false, nil
 }
 
-// Publish takes a signed reference set. It comes into force when as many
+// Publish takes a signed reference set, alone or with the allow lists it names. It
+// comes into force when as many
 // distinct operators have published the same bytes as the domain demands.
-func (s *Service) Publish(ctx context.Context, actor string, envelope []byte) (*protocol.Published, error) {
-	set, err := reference.Read(envelope)
-	if err == nil {
-		err = set.Verify(s.cfg.ReferenceKeys, s.cfg.ReferenceThreshold)
-	}
+func (s *Service) Publish(ctx context.Context, actor string, publication []byte) (*protocol.Published, error) {
+	set, blobs, err := s.readPublication(ctx, publication)
 	if err != nil {
-		return nil, &protocol.Refusal{Code: protocol.ReferenceRefused, Detail: err.Error()}
+		return nil, err
 	}
-	sum := set.Digest()
+	sum := set.Own()
 	digest := hex.EncodeToString(sum[:])
 	key := referenceKey(set.Name)
 	act := ledger.Key{Kind: kindPending, ID: "reference/" + digest}
 	out := &protocol.Published{Name: set.Name, Generation: set.Generation, Digest: digest, Needed: s.cfg.Approvals}
-	_, err = s.log.Append(ctx, ledger.Draft{Keys: []ledger.Key{key, act, stateKey}, Blobs: [][]byte{envelope}, Build: func(slot ledger.Slot) (ledger.Change, error) {
+	_, err = s.log.Append(ctx, ledger.Draft{Keys: []ledger.Key{key, act, stateKey}, Blobs: blobs, Build: func(slot ledger.Slot) (ledger.Change, error) {
 		now, _, err := slotRow[activeReference](slot, key)
 		if err != nil {
 			return ledger.Change{}, err
@@ -118,7 +83,7 @@ func (s *Service) Publish(ctx context.Context, actor string, envelope []byte) (*
 			d.Generation++
 			kind = bundle.ReferenceActive
 			change.Puts = append(change.Puts, put(kindDomain, "state", d),
-				put(kindReference, set.Name, activeReference{Generation: set.Generation, Digest: digest, Envelope: hexSum(envelope), Entry: slot.Index}))
+				put(kindReference, set.Name, activeReference{Generation: set.Generation, Digest: digest, Envelope: hexSum(set.Envelope), Entry: slot.Index}))
 		}
 		change.Entries = []ledger.Entry{s.entry(kind, "reference/"+set.Name, actor, bundle.Reference{Name: set.Name, Generation: set.Generation, Digest: digest, Approvals: count})}
 		return change, nil

@@ -31,7 +31,7 @@ func newReference() *cobra.Command {
 known to be good, read them, sign them, publish them.`,
 		RunE: needsCommand,
 	}
-	cmd.AddCommand(newDiff(), newLearn(), newPublish(), newShow(), newSign(), newTest())
+	cmd.AddCommand(newDiff(), newLearn(), newPack(), newPublish(), newShow(), newSign(), newTest())
 	return cmd
 }
 
@@ -148,6 +148,9 @@ func newShow() *cobra.Command {
 func showSet(w io.Writer, s *reference.Set) {
 	sum := s.Digest()
 	fmt.Fprintf(w, "%s generation %d\ndigest      %x\nrequired    %v\ntpm vendors %v\nsecure boot %s\n", s.Name, s.Generation, sum, s.Required, s.TPM.Vendors, s.SecureBoot)
+	for _, b := range s.Base {
+		fmt.Fprintf(w, "builds on   %s generation >= %d %s\n", b.Name, b.Generation, b.Digest)
+	}
 	for _, p := range s.PCRs {
 		fmt.Fprintf(w, "PCR %-2d %s %s\n", p.PCR, p.Rule, p.Why)
 		for _, e := range p.Events {
@@ -161,6 +164,25 @@ func showSet(w io.Writer, s *reference.Set) {
 		}
 	}
 	fmt.Fprintf(w, "IMA    %s\n", files(s))
+	showIMA(w, s.IMA)
+}
+
+func showIMA(w io.Writer, m *reference.IMA) {
+	if m == nil {
+		return
+	}
+	for _, l := range m.Lists {
+		fmt.Fprintf(w, "    allow list %s %s\n", l.Digest, l.Name)
+	}
+	if m.Signed != "" {
+		fmt.Fprintf(w, "    signed     %s: files signed by %d keys\n", m.Signed, len(m.Keys))
+	}
+	for _, b := range m.Buffers {
+		fmt.Fprintf(w, "    buffer     %s\n", b.Path)
+	}
+	for _, x := range m.Exclude {
+		fmt.Fprintf(w, "    excluded   %s: %s (executables is affirmed at 3 at most)\n", x.Pattern, x.Why)
+	}
 }
 
 // readSet reads a set, signed or not.
@@ -188,13 +210,19 @@ func readSet(cmd *cobra.Command, path string) (*reference.Set, error) {
 }
 
 func readSigned(cmd *cobra.Command, path string) (*reference.Signed, error) {
-	raw, err := readInput(cmd, path, 2*reference.MaxSize)
+	raw, err := readInput(cmd, path, 2*reference.MaxList)
 	if err != nil {
 		return nil, err
 	}
-	s, err := reference.Read(trimNewline(raw))
+	s, layers, lists, err := reference.Open(trimNewline(raw))
 	if err != nil {
 		return nil, exit(exitInvalid, fmt.Errorf("%s: %w", path, err), "sign it: writ reference sign")
+	}
+	if len(layers)+len(lists) == 0 {
+		return s, nil
+	}
+	if s, err = s.Complete(layers, lists); err != nil {
+		return nil, exit(exitInvalid, fmt.Errorf("%s: %w", path, err), "pack it again: writ reference pack")
 	}
 	return s, nil
 }

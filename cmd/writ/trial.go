@@ -46,7 +46,7 @@ func newDiff() *cobra.Command {
 }
 
 func newTest() *cobra.Command {
-	var recorded []string
+	var recorded, with []string
 	var cases, trust string
 	var asJSON bool
 	cmd := &cobra.Command{
@@ -69,11 +69,7 @@ Exit codes: 0 all would pass; 3 some would be denied, or a case fails; 4 malform
 			if len(args)+len(recorded) == 1 && cases == "" {
 				return usageError(cmd, "give evidence (bundles, --recorded DIR) or --cases FILE")
 			}
-			set, err := readSet(cmd, args[0])
-			if err != nil {
-				return err
-			}
-			signed, err := unsigned(set)
+			signed, err := readCandidate(cmd, args[0], with)
 			if err != nil {
 				return err
 			}
@@ -87,7 +83,7 @@ Exit codes: 0 all would pass; 3 some would be denied, or a case fails; 4 malform
 			if err != nil {
 				return err
 			}
-			failed, err := runCases(cmd, set, cases)
+			failed, err := runCases(cmd, signed.Set, cases)
 			if err != nil {
 				return err
 			}
@@ -107,6 +103,7 @@ Exit codes: 0 all would pass; 3 some would be denied, or a case fails; 4 malform
 	}
 	f := cmd.Flags()
 	f.StringArrayVar(&recorded, "recorded", nil, "try a machine recorded in `dir` (repeatable)")
+	f.StringArrayVar(&with, "with", nil, "allow list, or set that it builds on, in `file` (repeatable)")
 	f.StringVar(&cases, "cases", "", "`file` with cases for the set's rules")
 	f.StringVar(&trust, "trust", "", "trust `file` with the EK roots")
 	f.BoolVar(&asJSON, "json", false, "print a JSON array")

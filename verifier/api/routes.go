@@ -31,7 +31,7 @@ type route struct {
 const (
 	maxMessage   = smallBody
 	maxEnrol     = 256 << 10 // EK certificates and their chains
-	maxReference = 8 << 20
+	maxReference = 32 << 20
 )
 
 var (

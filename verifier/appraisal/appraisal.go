@@ -233,6 +233,10 @@ func (r *run) references() bool {
 		r.say(refClass, "a reference set for class "+r.in.Prior.Class, "one for "+s.Name, "publish a set with the name of the node's class")
 		return false
 	}
+	if !r.in.References.Set.Whole() {
+		r.say(refParts, "every set and allow list that "+s.Name+" names", "not all of them", "publish what it names: writ reference show lists it")
+		return false
+	}
 	if r.in.At < s.NotBefore || (s.NotAfter != 0 && r.in.At >= s.NotAfter) {
 		r.say(refValidity, fmt.Sprintf("a set valid at %s", stamp(r.in.At)), fmt.Sprintf("valid from %s to %s", stamp(s.NotBefore), stamp(s.NotAfter)), "publish a newer generation")
 		return false

@@ -29,6 +29,7 @@ func Codes() []Code {
 		{refClass, "the reference set is for another class"},
 		{refValidity, "the reference set is not valid at this time"},
 		{refSection, "the reference set lacks something that a required claim rests on"},
+		{refParts, "the reference set names a set or an allow list that is not in force or not at hand"},
 		{refPCR, "the reference set says nothing of a quoted PCR"},
 		{tpmCertificate, "no EK certificate, or one that chains to no configured root"},
 		{tpmVendor, "the TPM's maker is not one the reference set accepts"},

@@ -46,6 +46,7 @@ const (
 	refClass    = "reference/class"
 	refSection  = "reference/section"
 	refPCR      = "reference/pcr-unlisted"
+	refParts    = "reference/incomplete"
 
 	tpmCertificate = "tpm/ek-certificate"
 	tpmVendor      = "tpm/vendor"
@@ -140,7 +141,7 @@ func effects(f Finding) []effect {
 		return []effect{{reference.Configuration, 96}}
 	case secureBootUnknown:
 		return []effect{{reference.Configuration, 36}}
-	case refNone, refValidity, refClass:
+	case refNone, refValidity, refClass, refParts:
 		return each(0, all...)
 	}
 	switch prefix {

@@ -1,6 +1,8 @@
 package reference
 
 import (
+	"cmp"
+	"crypto/sha256"
 	"fmt"
 	"slices"
 	"strings"
@@ -16,6 +18,7 @@ func Diff(a, b *Set) []string {
 	d.value("valid until", a.NotAfter, b.NotAfter)
 	d.value("required claims", strings.Join(a.Required, ", "), strings.Join(b.Required, ", "))
 	d.value("secure boot", a.SecureBoot, b.SecureBoot)
+	d.list("builds on ", bases(a), bases(b))
 	d.list("TPM vendor ", a.TPM.Vendors, b.TPM.Vendors)
 	d.pcrs(a, b)
 	d.files(a, b)
@@ -135,21 +138,67 @@ func (d *diff) files(a, b *Set) {
 		return
 	}
 	d.value("IMA violations tolerated", a.IMA.Violations, b.IMA.Violations)
-	for _, f := range a.IMA.Files {
-		if b.files[f.Path] == nil {
-			d.say("- file %s", f.Path)
+	d.value("signed files", cmp.Or(a.IMA.Signed, "not allowed by their signature"), cmp.Or(b.IMA.Signed, "not allowed by their signature"))
+	d.list("file signer ", keyNames(a.IMA.Keys), keyNames(b.IMA.Keys))
+	d.list("excluded: ", excluded(a.IMA), excluded(b.IMA))
+	d.list("allow list ", listNames(a.IMA), listNames(b.IMA))
+	d.judged("buffer ", a.IMA.Buffers, b.IMA.Buffers, a.buffers, b.buffers)
+	d.judged("file ", a.IMA.Files, b.IMA.Files, a.files, b.files)
+}
+
+func (d *diff) judged(what string, a, b []File, ofA, ofB map[string]*File) {
+	for _, f := range a {
+		if ofB[f.Path] == nil {
+			d.say("- %s%s", what, f.Path)
 		}
 	}
-	for _, f := range b.IMA.Files {
-		old := a.files[f.Path]
+	for _, f := range b {
+		old := ofA[f.Path]
 		if old == nil {
-			d.say("+ file %s", f.Path)
+			d.say("+ %s%s", what, f.Path)
 			continue
 		}
-		d.list("file "+f.Path+": ", old.Allow, f.Allow)
-		d.list("file "+f.Path+", vulnerable: ", old.Vulnerable, f.Vulnerable)
-		d.list("file "+f.Path+", denied: ", old.Deny, f.Deny)
+		d.list(what+f.Path+": ", old.Allow, f.Allow)
+		d.list(what+f.Path+", for a time: ", dated(old.Valid), dated(f.Valid))
+		d.list(what+f.Path+", vulnerable: ", old.Vulnerable, f.Vulnerable)
+		d.list(what+f.Path+", denied: ", old.Deny, f.Deny)
 	}
+}
+
+func dated(l []Dated) (out []string) {
+	for _, v := range l {
+		out = append(out, fmt.Sprintf("%s from %d to %d", v.Digest, v.NotBefore, v.NotAfter))
+	}
+	return out
+}
+
+func bases(s *Set) (out []string) {
+	for _, b := range s.Base {
+		out = append(out, strings.TrimRight(fmt.Sprintf("%s generation %d or more %s", b.Name, b.Generation, b.Digest), " "))
+	}
+	return out
+}
+
+func excluded(m *IMA) (out []string) {
+	for _, x := range m.Exclude {
+		out = append(out, x.Pattern+" ("+x.Why+")")
+	}
+	return out
+}
+
+func listNames(m *IMA) (out []string) {
+	for _, l := range m.Lists {
+		out = append(out, l.Name+" "+l.Digest)
+	}
+	return out
+}
+
+// keyNames shows keys by the digest of their text.
+func keyNames(keys []string) (out []string) {
+	for _, k := range keys {
+		out = append(out, fmt.Sprintf("SHA-256 %x", sha256.Sum256([]byte(k))))
+	}
+	return out
 }
 
 func (d *diff) rules(a, b *Set) {

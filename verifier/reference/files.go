@@ -104,6 +104,9 @@ func (s *Set) indexIMA(m *IMA) error {
 	if len(m.Keys) > maxKeys || len(m.Exclude) > maxExcludes || len(m.Buffers) > maxBuffers {
 		return fmt.Errorf("at most %d keys, %d exclusions and %d buffers are allowed", maxKeys, maxExcludes, maxBuffers)
 	}
+	if err := m.checkLists(); err != nil {
+		return err
+	}
 	for i, text := range m.Keys {
 		k, err := ima.ParseKey(text)
 		if err != nil {

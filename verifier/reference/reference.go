@@ -44,8 +44,9 @@ type Set struct {
 	Generation uint64   `json:"generation"`           // strictly rises per name
 	NotBefore  int64    `json:"not_before,omitempty"` // Unix seconds; 0: not limited
 	NotAfter   int64    `json:"not_after,omitempty"`
-	Bank       string   `json:"bank"`     // the PCR bank of every digest below, "sha256"
-	Required   []string `json:"required"` // claims that must be affirming for a grant
+	Base       []Base   `json:"base,omitempty"` // the sets it builds on
+	Bank       string   `json:"bank"`           // the PCR bank of every digest below, "sha256"
+	Required   []string `json:"required"`       // claims that must be affirming for a grant
 	TPM        TPM      `json:"tpm"`
 	SecureBoot string   `json:"secure_boot"` // "required" or "any"; anything else denies
 	PCRs       []PCR    `json:"pcrs"`        // ascending, each once
@@ -100,6 +101,7 @@ type IMA struct {
 	Keys       []string  `json:"keys,omitempty"`    // PEM: certificates or public keys that sign files
 	Exclude    []Exclude `json:"exclude,omitempty"` // what is not judged; it lowers what can be affirmed
 	Buffers    []File    `json:"buffers,omitempty"` // what the kernel measures beside files, by its name for it
+	Lists      []ListRef `json:"lists,omitempty"`   // further allowed files, kept apart
 	Files      []File    `json:"files"`             // ascending by path, each once
 }
 
@@ -202,6 +204,9 @@ func (s *Set) Check() error {
 	}
 	if len(s.Required) == 0 {
 		return fmt.Errorf("checking reference set %s: no claim is required, so nothing could be granted", s.Name)
+	}
+	if err := s.checkBase(); err != nil {
+		return fmt.Errorf("checking reference set %s: %w", s.Name, err)
 	}
 	if err := s.index(alg.Size()); err != nil {
 		return fmt.Errorf("checking reference set %s: %w", s.Name, err)

@@ -10,16 +10,22 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // PayloadType names a set inside a DSSE envelope.
 const PayloadType = "application/vnd.writ.reference-values+json"
 
-// Signed is a set together with the DSSE envelope that carried it.
+// Signed is a set together with the DSSE envelope that carried it and, once
+// completed, with everything it names: Set is then what the layers say together.
 type Signed struct {
 	*Set
 	Envelope []byte
-	sum      [32]byte
+	sum      [32]byte // of Set
+	own      [32]byte // of the set in the envelope
+	layers   []*Signed
+	lists    []*List
+	resolved bool
 }
 
 type envelope struct {
@@ -67,7 +73,8 @@ func Read(b []byte) (*Signed, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Signed{Set: s, Envelope: b, sum: sha256.Sum256(e.Payload)}, nil
+	sum := sha256.Sum256(e.Payload)
+	return &Signed{Set: s, Envelope: b, sum: sum, own: sum}, nil
 }
 
 func parseEnvelope(b []byte) (*envelope, error) {
@@ -90,8 +97,14 @@ func parseEnvelope(b []byte) (*envelope, error) {
 }
 
 // Verify requires signatures of at least threshold different keys of the
-// configured ones; keys an envelope names itself count for nothing.
+// configured ones, on the set and on each it builds on; keys an envelope names
+// itself count for nothing.
 func (s *Signed) Verify(keys []ed25519.PublicKey, threshold int) error {
+	for _, l := range s.layers {
+		if err := l.Verify(keys, threshold); err != nil {
+			return err
+		}
+	}
 	e, err := parseEnvelope(s.Envelope)
 	if err != nil {
 		return err
@@ -114,15 +127,68 @@ func (s *Signed) Verify(keys []ed25519.PublicKey, threshold int) error {
 	return nil
 }
 
-// Digest identifies the set inside.
+// Digest identifies what evidence is held against: the set, or what it says
+// together with its layers.
 func (s *Signed) Digest() [32]byte { return s.sum }
 
+// Own identifies the set in the envelope alone.
+func (s *Signed) Own() [32]byte { return s.own }
+
+// Layers are the sets it was completed with.
+func (s *Signed) Layers() []*Signed { return s.layers }
+
+// Lists are the allow lists it was completed with.
+func (s *Signed) Lists() []*List { return s.lists }
+
+// FileListed reports whether one of the allow lists has a file.
+func (s *Signed) FileListed(path string, digest []byte) bool {
+	return slices.ContainsFunc(s.lists, func(l *List) bool { return l.Has(path, digest) })
+}
+
+// whole is a set with what it names, in bundles and publications.
+type whole struct {
+	Set    []byte   `json:"set"`
+	Layers [][]byte `json:"layers,omitempty"`
+	Lists  [][]byte `json:"lists,omitempty"`
+}
+
 // MarshalJSON writes the envelope as a base64 string, so that bundles carry
-// what was signed byte for byte.
-func (s *Signed) MarshalJSON() ([]byte, error) { return json.Marshal(s.Envelope) }
+// what was signed byte for byte; a set that names others is an object with them.
+func (s *Signed) MarshalJSON() ([]byte, error) {
+	if len(s.layers)+len(s.lists) == 0 {
+		return json.Marshal(s.Envelope)
+	}
+	return Pack(s, s.layers, s.lists), nil
+}
+
+// Pack writes a set with what it names into one file; [Open] reads it.
+func Pack(set *Signed, layers []*Signed, lists []*List) []byte {
+	w := whole{Set: set.Envelope}
+	for _, l := range layers {
+		w.Layers = append(w.Layers, l.Envelope)
+	}
+	for _, l := range lists {
+		w.Lists = append(w.Lists, l.text)
+	}
+	b, err := json.Marshal(w)
+	if err != nil {
+		panic("reference: byte strings do not marshal: " + err.Error())
+	}
+	return b
+}
 
 // UnmarshalJSON reads it back.
 func (s *Signed) UnmarshalJSON(b []byte) error {
+	if len(b) > 0 && b[0] == '{' {
+		r, err := readWhole(b)
+		if err == nil && r.layers == nil && r.lists == nil {
+			err = errors.New("reading reference set: an object without layers and lists, expected a string")
+		}
+		if err == nil {
+			*s = *r
+		}
+		return err
+	}
 	var env []byte
 	if err := json.Unmarshal(b, &env); err != nil {
 		return err
@@ -133,6 +199,53 @@ func (s *Signed) UnmarshalJSON(b []byte) error {
 	}
 	*s = *r
 	return nil
+}
+
+func readWhole(b []byte) (*Signed, error) {
+	set, layers, lists, err := Open(b)
+	if err != nil {
+		return nil, err
+	}
+	return set.Complete(layers, lists)
+}
+
+// Open parses what is published: an envelope, or an object of one with layers
+// and allow lists, which need not be all it names. It believes nothing.
+func Open(b []byte) (set *Signed, layers []*Signed, lists []*List, err error) {
+	if !bytes.HasPrefix(b, []byte(`{"set":`)) {
+		set, err = Read(b)
+		return set, nil, nil, err
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	var w whole
+	if err := d.Decode(&w); err != nil {
+		return nil, nil, nil, fmt.Errorf("reading reference set: %w", err)
+	}
+	if back, err := json.Marshal(w); err != nil || !bytes.Equal(back, b) {
+		return nil, nil, nil, errors.New("reading reference set: not in the form `writ reference publish` writes")
+	}
+	if len(w.Layers) > maxLayers || len(w.Lists) > maxLists*maxLayers {
+		return nil, nil, nil, fmt.Errorf("reading reference set: %d layers and %d lists are too many", len(w.Layers), len(w.Lists))
+	}
+	if set, err = Read(w.Set); err != nil {
+		return nil, nil, nil, err
+	}
+	for _, env := range w.Layers {
+		l, err := Read(env)
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		layers = append(layers, l)
+	}
+	for _, text := range w.Lists {
+		l, err := ParseList(text)
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		lists = append(lists, l)
+	}
+	return set, layers, lists, nil
 }
 
 // ParseKey reads an Ed25519 public key from a PEM "PUBLIC KEY" block, the form
