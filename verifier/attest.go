@@ -102,6 +102,7 @@ type appraised struct {
 	sent    *evidence.Evidence
 	verdict appraisal.Verdict
 	jkt     string
+	shared  bool // the list sent begins with the stored prefix, byte for byte
 }
 
 // appraise makes the Input and judges it. Evidence that is not authentic is
@@ -117,6 +118,9 @@ func (s *Service) appraise(ctx context.Context, n *Node, ev *evidence.Evidence, 
 	}
 	if n.Status != Active {
 		return nil, protocol.Refuse(protocol.NodeNotActive, "node %s is %s; an operator must make it active", n.ID, n.Status)
+	}
+	if n.Doubt {
+		return nil, protocol.Refuse(protocol.NodeNotActive, "node %s had its TPM cleared, copied or restored; an operator must suspend and activate it again, or it must be provisioned anew", n.ID)
 	}
 	jkt, err := token.ThumbprintJWK(ev.Item(evidence.BindKey).Content)
 	if err != nil {
@@ -135,7 +139,8 @@ func (s *Service) appraise(ctx context.Context, n *Node, ev *evidence.Evidence, 
 	if in.References.Set, err = s.activeSet(ctx, n.Class); err != nil {
 		return nil, err
 	}
-	return &appraised{node: n, domain: d, in: in, sent: ev, verdict: auth.Appraise(), jkt: jkt}, nil
+	a := &appraised{node: n, domain: d, in: in, sent: ev, verdict: auth.Appraise(), jkt: jkt}
+	return a, s.recognize(ctx, a)
 }
 
 // prior is what an appraisal of the node starts from.
@@ -196,6 +201,7 @@ func (s *Service) record(ctx context.Context, a *appraised, req evidence.Request
 	if err != nil {
 		return nil, err
 	}
+	s.hold(a, &node)
 	return s.answer(&node, claims, verdict, receipts[0].Proof)
 }
 
@@ -216,7 +222,7 @@ func (s *Service) unchanged(slot ledger.Slot, a *appraised) (Node, error) {
 	if d != a.domain {
 		return n, errStale
 	}
-	if d.Frozen {
+	if d.Frozen && a.verdict.Granted() { // a denial counts all the same
 		return n, protocol.Refuse(protocol.DomainFrozen, "the domain is frozen: no token is issued until operators lift it")
 	}
 	ref, _, err := slotRow[activeReference](slot, referenceKey(a.node.Class))
@@ -259,7 +265,7 @@ func (s *Service) decide(slot ledger.Slot, a *appraised, n *Node, claims **token
 			return ledger.Entry{}, err
 		}
 		n.Ended = n.Seq
-		if !cloned(v) {
+		if n.Doubt = cloned(v); !n.Doubt {
 			n.Boot = v.Next()
 			a.chunks(n)
 		}
@@ -306,6 +312,18 @@ func (a *appraised) resumes() bool {
 	return p != nil && p.IMA != nil && b != nil && b.IMA != nil && p.ResetCount == b.ResetCount && p.RestartCount == b.RestartCount && b.IMA.Offset >= p.IMA.Offset
 }
 
+// recognize looks whether the list sent begins with the prefix that is stored. A
+// resumed appraisal does not read that part, so a node could have sent anything
+// in its place, and the decision must be stored with what was sent.
+func (s *Service) recognize(ctx context.Context, a *appraised) error {
+	if !a.resumes() {
+		return nil
+	}
+	list, err := s.provenIMA(ctx, a.node)
+	a.shared = err == nil && bytes.HasPrefix(a.in.Evidence.Item(evidence.IMALog).Content, list)
+	return err
+}
+
 // store returns the input to keep and the blobs it names.
 func (s *Service) store(a *appraised) (input []byte, blobs [][]byte, err error) {
 	bare := evidence.New(a.sent.Quote)
@@ -328,7 +346,7 @@ func (s *Service) store(a *appraised) (input []byte, blobs [][]byte, err error) 
 	}
 	if list := a.in.Evidence.Item(evidence.IMALog).Content; list != nil {
 		var n uint64
-		if a.resumes() {
+		if a.shared {
 			in.IMALog, n = slices.Clone(a.node.IMAChunks), a.node.Boot.IMA.Offset
 		}
 		// Proven and unproven bytes are separate blobs, so that the proven one is shared with later decisions.
@@ -387,8 +405,14 @@ func (s *Service) repeat(ctx context.Context, n *Node, r Request) (*protocol.Out
 	if d.Claims != nil && s.cfg.Now().Unix() >= d.Claims.Expires {
 		return nil, protocol.Refuse(protocol.NonceExpired, "request %s was answered and its token has expired; attest anew", r.ID)
 	}
-	if d.Claims != nil && d.Claims.Writ.Seq <= n.Ended {
-		return nil, protocol.Refuse(protocol.TokenRevoked, "the token of request %s was revoked", r.ID)
+	if d.Claims != nil {
+		_, ended, err := s.Ended(ctx, d.Claims)
+		if err != nil {
+			return nil, err
+		}
+		if ended {
+			return nil, protocol.Refuse(protocol.TokenRevoked, "the token of request %s was revoked", r.ID)
+		}
 	}
 	var verdict []byte
 	if d.Verdict != "" {

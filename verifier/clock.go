@@ -12,3 +12,13 @@ func (s *Service) ClockSound() error {
 	}
 	return nil
 }
+
+// State is a node's state as it counts now. While the clock cannot be trusted no
+// deadline can be said not to have passed, so nothing is legitimate.
+func (s *Service) State(n *Node) string {
+	now := s.cfg.Now()
+	if n.Legitimate(now) && s.ClockSound() != nil {
+		return FailClosed
+	}
+	return n.Effective(now)
+}

@@ -218,7 +218,8 @@ func (s *Service) enrol(ctx context.Context, key ledger.Key, e *enrollment) (*pr
 	}
 	id := tpm.NodeID(first)
 	joinKey := ledger.Key{Kind: kindJoin, ID: e.Join}
-	lock := []ledger.Key{key, joinKey, nodeKey(id)}
+	akKey := ledger.Key{Kind: kindAK, ID: hexSum(e.Request.AK)}
+	lock := []ledger.Key{key, joinKey, nodeKey(id), akKey}
 	for _, ek := range e.Request.EKs {
 		lock = append(lock, ledger.Key{Kind: kindEK, ID: ekID(ek)})
 	}
@@ -238,7 +239,7 @@ func (s *Service) enrol(ctx context.Context, key ledger.Key, e *enrollment) (*pr
 			return ledger.Change{}, err
 		}
 		join.UsedBy = id
-		change := ledger.Change{Puts: []ledger.Put{{Key: key}, put(kindJoin, join.ID, join), put(kindNode, id, n)}}
+		change := ledger.Change{Puts: []ledger.Put{{Key: key}, put(kindJoin, join.ID, join), put(kindNode, id, n), put(akKey.Kind, akKey.ID, id)}}
 		data := bundle.Enrolled{AK: hexSum(n.AK), Generation: n.Generation, Class: n.Class, Status: n.Status}
 		for _, ek := range n.EKs {
 			change.Puts = append(change.Puts, put(kindEK, ekID(ek), id))
@@ -267,13 +268,17 @@ func (s *Service) admit(slot ledger.Slot, id string, e *enrollment, join *joinTo
 	if exists && !bytes.Equal(n.EKs[0].Public, e.Request.EKs[0].Public) {
 		return n, protocol.Refuse(protocol.EnrollmentRefused, "node %s belongs to another TPM", id)
 	}
+	keys := []ledger.Key{{Kind: kindAK, ID: hexSum(e.Request.AK)}}
 	for _, ek := range e.Request.EKs {
-		owner, taken, err := slotRow[string](slot, ledger.Key{Kind: kindEK, ID: ekID(ek)})
+		keys = append(keys, ledger.Key{Kind: kindEK, ID: ekID(ek)})
+	}
+	for _, k := range keys {
+		owner, taken, err := slotRow[string](slot, k)
 		if err != nil {
 			return n, err
 		}
 		if taken && owner != id {
-			return n, protocol.Refuse(protocol.EnrollmentRefused, "an endorsement key of this TPM belongs to node %s", owner)
+			return n, protocol.Refuse(protocol.EnrollmentRefused, "a key of this TPM belongs to node %s", owner)
 		}
 	}
 	if !exists {
@@ -286,7 +291,7 @@ func (s *Service) admit(slot ledger.Slot, id string, e *enrollment, join *joinTo
 		n.Status = Active
 	}
 	n.Class, n.EKs, n.AK, n.Generation = join.Class, e.Request.EKs, e.Request.AK, e.Request.Generation
-	n.Enrolled, n.Entry, n.Boot, n.IMAChunks = slot.At.Unix(), slot.Index, nil, nil
+	n.Enrolled, n.Entry, n.Boot, n.IMAChunks, n.Doubt = slot.At.Unix(), slot.Index, nil, nil, false
 	n.Counter++ // challenges handed out to the former key are void
 	return n, nil
 }

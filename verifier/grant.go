@@ -23,7 +23,7 @@ func (s *Service) claims(slot ledger.Slot, a *appraised, n *Node, req evidence.R
 	iat := slot.At.Unix()
 	exp := min(iat+int64(s.cfg.TokenLife.Seconds()), v.Until, a.in.Challenge.Issued+2*int64(s.cfg.TokenLife.Seconds()))
 	if exp <= iat {
-		return nil, errStale // the verdict's window ended while it waited
+		return nil, protocol.Refuse(protocol.NonceExpired, "what the verdict rests on ended at %d, before a token could be made; attest anew", v.Until)
 	}
 	submod := token.Submod{Status: v.Tier, Vector: affirmed(v.Vector), Policies: []string{"urn:sha256:" + v.Inputs.References}}
 	c := &token.Claims{

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/writ-attestation/writ/evidence"
@@ -14,32 +15,39 @@ import (
 // not read them from the store. It is a cache of stored blobs, nothing more.
 type held struct {
 	mu    sync.Mutex
-	lists map[string][]byte // by node id
+	lists map[string]heldList // by node id
 	size  int
+}
+
+// heldList is a list by the blobs it is made of: lists of two boots can have one
+// length.
+type heldList struct {
+	chunks []string
+	list   []byte
 }
 
 // maxHeld bounds the cache (bytes); past it everything is dropped and read anew.
 const maxHeld = 256 << 20
 
-func (h *held) init() { h.lists = map[string][]byte{} }
+func (h *held) init() { h.lists = map[string]heldList{} }
 
-func (h *held) get(node string, size uint64) []byte {
+func (h *held) get(node string, chunks []string) []byte {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if l := h.lists[node]; uint64(len(l)) == size {
-		return l
+	if l := h.lists[node]; slices.Equal(l.chunks, chunks) {
+		return l.list
 	}
 	return nil
 }
 
-func (h *held) put(node string, list []byte) {
+func (h *held) put(node string, chunks []string, list []byte) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.size += len(list) - len(h.lists[node])
+	h.size += len(list) - len(h.lists[node].list)
 	if h.size > maxHeld {
-		h.lists, h.size = map[string][]byte{}, len(list)
+		h.lists, h.size = map[string]heldList{}, len(list)
 	}
-	h.lists[node] = list
+	h.lists[node] = heldList{chunks, list}
 }
 
 func (s *Service) blob(ctx context.Context, hexSum string) ([]byte, error) {
@@ -55,14 +63,14 @@ func (s *Service) provenIMA(ctx context.Context, n *Node) ([]byte, error) {
 	if n.Boot == nil || n.Boot.IMA == nil {
 		return nil, nil
 	}
-	if l := s.held.get(n.ID, n.Boot.IMA.Offset); l != nil {
+	if l := s.held.get(n.ID, n.IMAChunks); l != nil {
 		return l, nil
 	}
 	list, err := s.join(ctx, n.IMAChunks)
 	if err != nil {
 		return nil, fmt.Errorf("reading the IMA list of node %s: %w", n.ID, err)
 	}
-	s.held.put(n.ID, list)
+	s.held.put(n.ID, n.IMAChunks, list)
 	return list, nil
 }
 
@@ -76,6 +84,16 @@ func (s *Service) join(ctx context.Context, chunks []string) ([]byte, error) {
 		list = append(list, b...)
 	}
 	return list, nil
+}
+
+// hold keeps the list that a decision proved, where it is known to be what the
+// blobs hold.
+func (s *Service) hold(a *appraised, n *Node) {
+	if n.Doubt || n.Boot == nil || n.Boot.IMA == nil || a.resumes() && !a.shared {
+		return
+	}
+	end := n.Boot.IMA.Offset
+	s.held.put(n.ID, n.IMAChunks, a.in.Evidence.Item(evidence.IMALog).Content[:end:end])
 }
 
 // complete returns the evidence with every log in full, from what is held for

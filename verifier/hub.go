@@ -1,12 +1,15 @@
 package verifier
 
-import "sync"
+import (
+	"errors"
+	"sync"
+)
 
 // hub hands signed events to the streams of the nodes they concern. An event
 // missed here is only late: the token's deadline is what stops work.
 type hub struct {
 	mu   sync.Mutex
-	subs map[string]map[chan string]bool // by node; "" hears all
+	subs map[string]map[chan string]bool // by node
 }
 
 func (h *hub) init() { h.subs = map[string]map[chan string]bool{} }
@@ -44,7 +47,8 @@ func (h *hub) publish(node, event string) {
 	}
 }
 
-// everyone publishes to every node that listens.
+// everyone publishes to every node that listens; a failure for one keeps it from
+// no other.
 func (h *hub) everyone(event func(node string) (string, error)) error {
 	h.mu.Lock()
 	nodes := make([]string, 0, len(h.subs))
@@ -52,14 +56,16 @@ func (h *hub) everyone(event func(node string) (string, error)) error {
 		nodes = append(nodes, n)
 	}
 	h.mu.Unlock()
+	var failed error
 	for _, n := range nodes {
 		e, err := event(n)
 		if err != nil {
-			return err
+			failed = errors.Join(failed, err)
+			continue
 		}
 		h.publish(n, e)
 	}
-	return nil
+	return failed
 }
 
 // Events subscribes to a node's signed events until the returned function is

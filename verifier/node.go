@@ -17,6 +17,7 @@ const (
 	kindDomain     = "domain"     // "keys", "state"
 	kindNode       = "node"       // by node id
 	kindEK         = "ek"         // by ekID -> node id
+	kindAK         = "ak"         // by SHA-256 of the TPMT_PUBLIC -> node id
 	kindJoin       = "join-token" // by id
 	kindEnrollment = "enrollment" // by id, until activated
 	kindReference  = "reference"  // by name: the active generation
@@ -74,6 +75,7 @@ type Node struct {
 	Deadline   int64           `json:"deadline"`   // exp of the last base token
 	JKT        string          `json:"jkt"`        // of the agent's key of this boot
 	Base       uint64          `json:"base"`       // index of the last granting decision
+	Doubt      bool            `json:"doubt"`      // its TPM's counters went back: closed until an operator decides
 	Boot       *appraisal.Boot `json:"boot,omitempty"`
 	IMAChunks  []string        `json:"ima_chunks,omitempty"` // blobs that make up the proven prefix
 	Recent     []Request       `json:"recent,omitempty"`

@@ -141,6 +141,9 @@ func (s *Service) SetStatus(ctx context.Context, actor, id, status, reason strin
 		data := bundle.Status{From: n.Status, To: status, Reason: commitment}
 		n.Status = status
 		kind := bundle.NodeStatus
+		if status == Active && n.Doubt { // the operator's decision: begin anew
+			n.Doubt, n.Boot, n.IMAChunks = false, nil, nil
+		}
 		if status != Active {
 			kind, n.Ended = bundle.Revoked, n.Seq
 			if err := n.move(FailClosed); err != nil {

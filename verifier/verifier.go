@@ -20,6 +20,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -97,6 +98,8 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 		return nil, errors.New("starting the verifier: a clock that counts since boot is needed")
 	case cfg.TokenLife < 2*time.Second || cfg.TokenLife > token.MaxLife:
 		return nil, fmt.Errorf("starting the verifier: token_life %s is not between 2s and %s", cfg.TokenLife, token.MaxLife)
+	case !slices.Contains([]string{"E0", "E1", "E2", "E3", "E4"}, cfg.MinLevel):
+		return nil, fmt.Errorf("starting the verifier: min_level %q is not one of E0 to E4", cfg.MinLevel)
 	case cfg.ReferenceThreshold < 1 || cfg.Approvals < 1:
 		return nil, errors.New("starting the verifier: reference_threshold and approvals must be at least 1")
 	}
