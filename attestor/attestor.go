@@ -280,6 +280,9 @@ func (a *Agent) granted(ctx context.Context, o *protocol.Outcome, asked time.Tim
 	a.learned(o)
 	a.keepCheckpoint(ctx, o.Receipt)
 	a.mu.Lock()
+	if !a.state.Legitimate {
+		a.cfg.Log.InfoContext(ctx, "the node is legitimate", "node", e.Node, "domain", e.Domain, "seq", c.Writ.Seq, "until", time.Unix(c.Expires, 0).UTC().Format(time.RFC3339))
+	}
 	a.base, a.last, a.since = o.Token, o.Token, asked
 	a.state.Legitimate, a.state.Expires, a.state.Seq, a.state.Verdict, a.state.Problem, a.state.Since = true, c.Expires, c.Writ.Seq, o.Verdict, "", time.Now()
 	a.mu.Unlock()
@@ -310,8 +313,8 @@ func (a *Agent) listen(ctx context.Context) {
 		if base := a.current(); base != "" {
 			v := a.cfg.Verifiers[a.preferred()]
 			err := v.Events(ctx, base, a.key, a.cfg.Enrolment.Node, a.heard)
-			if ctx.Err() == nil {
-				a.cfg.Log.InfoContext(ctx, "event stream ended", "error", err)
+			if ctx.Err() == nil && err != nil {
+				a.cfg.Log.DebugContext(ctx, "event stream ended", "error", err)
 			}
 		}
 		select {

@@ -40,8 +40,13 @@ type Socket struct {
 // Listen opens the socket. A socket left behind by an agent that is gone is
 // replaced; one that answers is not.
 func (s Socket) Listen() (net.Listener, error) {
-	if err := os.MkdirAll(filepath.Dir(s.Path), 0o755); err != nil {
-		return nil, fmt.Errorf("opening the agent socket: %w", err)
+	if dir := filepath.Dir(s.Path); dir == filepath.Dir(SocketPath()) { // ours to make; others are for whoever names them
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return nil, fmt.Errorf("opening the agent socket: %w", err)
+		}
+	}
+	if i, err := os.Lstat(s.Path); err == nil && i.Mode().Type() != os.ModeSocket {
+		return nil, fmt.Errorf("opening the agent socket: %s is not a socket; name another path with --socket", s.Path)
 	}
 	if c, err := net.Dial("unix", s.Path); err == nil {
 		c.Close()

@@ -384,7 +384,7 @@ func (s *Service) answer(n *Node, claims *token.Claims, verdict []byte, receipt 
 		}
 		out.Events = []string{event}
 		s.hub.publish(n.ID, event)
-		return nil, &protocol.Refusal{Code: protocol.PolicyDenied, Detail: "the evidence is authentic and was denied; the verdict says why", Denied: out}
+		return nil, &protocol.Refusal{Code: protocol.PolicyDenied, Detail: why(verdict), Denied: out}
 	}
 	if out.Token, err = token.Issue(*claims, s.cfg.TokenKey, s.cfg.Rand); err != nil {
 		return nil, fmt.Errorf("signing the token of entry %d: %w", claims.Writ.Log.Index, err)
@@ -446,4 +446,18 @@ func (s *Service) forgery(ctx context.Context) {
 	if err != nil {
 		s.cfg.Slog.ErrorContext(ctx, "recording rejected evidence", "error", err)
 	}
+}
+
+// why names the first finding of a denial, for whoever sees only one line.
+func why(verdict []byte) string {
+	var v appraisal.Verdict
+	if err := decode(verdict, &v); err != nil || len(v.Findings) == 0 {
+		return "the evidence is authentic and was denied"
+	}
+	f := v.Findings[0]
+	more := ""
+	if n := len(v.Findings) - 1; n > 0 {
+		more = fmt.Sprintf(" (and %d more findings)", n)
+	}
+	return fmt.Sprintf("the evidence was denied: %s: expected %s, found %s; %s%s", f.Code, f.Expected, f.Found, f.Next, more)
 }

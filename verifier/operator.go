@@ -11,6 +11,7 @@ import (
 	"github.com/writ-attestation/writ/verifier/keys"
 	"github.com/writ-attestation/writ/verifier/ledger"
 	"github.com/writ-attestation/writ/verifier/protocol"
+	"github.com/writ-attestation/writ/verifier/reference"
 )
 
 // domainState is what holds for all nodes.
@@ -173,12 +174,18 @@ func (s *Service) SetStatus(ctx context.Context, actor, id, status, reason strin
 // MintJoinToken makes a join token, good once, for at most a day. ca is the
 // SHA-256 of the TLS CA the node is to trust.
 func (s *Service) MintJoinToken(ctx context.Context, actor string, ca keys.Pin, req protocol.NewJoinToken) (*protocol.JoinToken, error) {
-	if req.Class == "" {
-		return nil, protocol.Refuse(protocol.IllegalAct, "a join token needs the machine class of the node it is for")
+	if !reference.ValidName(req.Class) {
+		return nil, protocol.Refuse(protocol.IllegalAct, "class %.64q: the name of a reference set is needed, of [a-z0-9._-]", req.Class)
+	}
+	if b, err := hex.DecodeString(req.EK); err != nil || (len(b) != 0 && len(b) != 32) {
+		return nil, protocol.Refuse(protocol.IllegalAct, "ek %.80q: the SHA-256 of the TPM's EK public area is needed, 64 hexadecimal digits", req.EK)
 	}
 	life := time.Duration(req.Life) * time.Second
-	if life <= 0 || life > joinTokenLife {
+	if life == 0 {
 		life = joinTokenLife
+	}
+	if life < 0 || life > joinTokenLife {
+		return nil, protocol.Refuse(protocol.IllegalAct, "a join token lives at most %s, not %s", joinTokenLife, life)
 	}
 	t, err := keys.NewJoinToken(s.cfg.Rand, ca)
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/writ-attestation/writ/enclave"
 	"github.com/writ-attestation/writ/verifier/appraisal"
 	"github.com/writ-attestation/writ/verifier/bundle"
 	"github.com/writ-attestation/writ/verifier/reference"
@@ -43,6 +44,9 @@ func (d *dev) demo(ctx context.Context) error {
 		t := time.Now()
 		text, err := s.run()
 		took := time.Since(t).Round(time.Millisecond)
+		if ctx.Err() != nil {
+			return exit(exitFailed, fmt.Errorf("interrupted in step %d (%s)", i+1, s.name), "")
+		}
 		if err != nil {
 			fmt.Fprintf(d.out, "%d. %-10s FAILED after %s\n", i+1, s.name, took)
 			return fmt.Errorf("step %d (%s): %w", i+1, s.name, err)
@@ -207,6 +211,7 @@ func (d *dev) demoWork(ctx context.Context) ([]*job, string, error) {
 			r.Close()
 			return nil, "", err
 		}
+		j.last = syscall.SIGKILL // its keeper would pass SIGTERM on, and the work ignores it
 		line, err := firstLine(ctx, r, 15*time.Second)
 		if err != nil || string(line) != "running\n" {
 			r.Close()
@@ -220,7 +225,11 @@ func (d *dev) demoWork(ctx context.Context) ([]*job, string, error) {
 		}()
 		jobs = append(jobs, j)
 	}
-	time.Sleep(d.options.life / 2) // long enough for a renewal
+	select { // long enough for a renewal
+	case <-time.After(d.options.life / 2):
+	case <-ctx.Done():
+		return nil, "", ctx.Err()
+	}
 	for _, j := range jobs {
 		select {
 		case at := <-j.ended:
@@ -307,7 +316,7 @@ func (d *dev) demoRevoke(ctx context.Context, j *job) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if rec.Cause == "deadline" || rec.Cause == "lapsed" {
+	if rec.Cause != enclave.CauseRevoked && rec.Cause != enclave.CauseDenied {
 		return "", errors.New("the work ended at its deadline: the revocation did not reach it")
 	}
 	return fmt.Sprintf("%s revoked by the operator: work dead %d ms after the command was typed, %s", j.node.name, at.Sub(began).Milliseconds(), rec), nil

@@ -13,6 +13,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -102,7 +104,16 @@ var machines = []struct{ name, boot, class, what string }{
 }
 
 func runDev(ctx context.Context, out io.Writer, o *devOptions) (err error) {
+	// What is started below dies with this process, however it ends, and that is
+	// with the thread that started it.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	d := &dev{options: o, out: out, dir: o.dir, level: enclave.Detect().Level}
+	for _, need := range []string{"swtpm"} {
+		if _, err := exec.LookPath(need); err != nil {
+			return exit(exitFailed, fmt.Errorf("%s is not installed: it stands in for the nodes' TPMs", need), "apt-get install "+need)
+		}
+	}
 	if d.self, err = os.Executable(); err != nil {
 		return err
 	}
@@ -111,6 +122,8 @@ func runDev(ctx context.Context, out io.Writer, o *devOptions) (err error) {
 			return err
 		}
 		defer os.RemoveAll(d.dir)
+	} else if err := os.MkdirAll(d.dir, 0o755); err != nil {
+		return err
 	}
 	defer func() { err = errors.Join(err, d.close()) }()
 	if o.demo {
@@ -123,6 +136,7 @@ func runDev(ctx context.Context, out io.Writer, o *devOptions) (err error) {
 type child struct {
 	*exec.Cmd
 	name string
+	last syscall.Signal // ends it: SIGTERM, but SIGKILL for work that ignores what it can
 	done chan struct{}
 	err  error // valid once done is closed
 }
@@ -134,12 +148,13 @@ func (d *dev) start(name string, stdout io.Writer, program string, args ...strin
 		return nil, err
 	}
 	defer log.Close()
-	c := &child{Cmd: exec.Command(program, args...), name: name, done: make(chan struct{})}
+	c := &child{Cmd: exec.Command(program, args...), name: name, last: syscall.SIGTERM, done: make(chan struct{})}
+	c.Env = ownEnvironment()
 	c.Stdout, c.Stderr = stdout, log
 	if stdout == nil {
 		c.Stdout = log
 	}
-	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is ours to pass on, in order
+	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM} // Ctrl-C is ours to pass on, in order
 	if err := c.Start(); err != nil {
 		return nil, fmt.Errorf("starting %s: %w", name, err)
 	}
@@ -149,6 +164,11 @@ func (d *dev) start(name string, stdout io.Writer, program string, args ...strin
 	}()
 	d.children = append(d.children, c)
 	return c, nil
+}
+
+// ownEnvironment is ours without what was exported for another domain.
+func ownEnvironment() []string {
+	return slices.DeleteFunc(os.Environ(), func(s string) bool { return strings.HasPrefix(s, "WRIT_") })
 }
 
 // stop ends a process with a signal and waits for it.
@@ -170,7 +190,7 @@ func (c *child) stop(sig syscall.Signal) {
 // close ends everything, agents before machines.
 func (d *dev) close() error {
 	for i := len(d.children) - 1; i >= 0; i-- {
-		d.children[i].stop(syscall.SIGTERM)
+		d.children[i].stop(d.children[i].last)
 	}
 	var errs []error
 	for _, n := range d.nodes {
@@ -281,7 +301,7 @@ func (d *dev) bootAll(ctx context.Context) error {
 func (d *dev) writ(ctx context.Context, args ...string) (string, error) {
 	var out, messages bytes.Buffer
 	c := exec.CommandContext(ctx, d.self, args...)
-	c.Stdout, c.Stderr = &out, &messages
+	c.Stdout, c.Stderr, c.Env = &out, &messages, ownEnvironment()
 	if err := c.Run(); err != nil {
 		return out.String(), fmt.Errorf("writ %s: %w: %s", args[0], err, strings.TrimSpace(messages.String()))
 	}
@@ -390,6 +410,7 @@ func (d *dev) printTries() {
 	fmt.Fprintf(d.out, `
 all nodes are legitimate; enforcement level %[1]s. Try, in another terminal:
 
+  export PATH=%[8]s:$PATH
   export WRIT_VERIFIER=%[2]s WRIT_OPERATOR=%[3]s
   export WRIT_SOCKET=%[4]s WRIT_STATE=%[5]s
   writ node list
@@ -400,6 +421,6 @@ all nodes are legitimate; enforcement level %[1]s. Try, in another terminal:
   writ bundle %[6]s -o node.writ.json && writ verify node.writ.json --trust %[5]s/trust.json
   curl -s %[7]s/readyz?verbose
 
-Ctrl-C ends the domain and all that is in it.
-`, d.level, d.ready.Verifier, d.ready.Operator, n.socket(), n.state(), n.id, d.ready.Admin)
+Ctrl-C ends the domain. Work you started ends at its deadline, at most a token's life later.
+`, d.level, d.ready.Verifier, d.ready.Operator, n.socket(), n.state(), n.id, d.ready.Admin, filepath.Dir(d.self))
 }

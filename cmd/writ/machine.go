@@ -32,8 +32,8 @@ func (m *machine) state() string    { return filepath.Join(m.dir, "state") }
 func (m *machine) socket() string   { return filepath.Join(m.dir, "agent.sock") }
 
 // bootMachine manufactures a TPM and boots the recorded logs on it.
-func bootMachine(ctx context.Context, dir, name, boot string, maker *swtpm.CA) (m *machine, err error) {
-	m = &machine{name: name, boot: boot, dir: dir}
+func bootMachine(ctx context.Context, dir, name, boot string, maker *swtpm.CA) (_ *machine, err error) {
+	m := &machine{name: name, boot: boot, dir: dir}
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("booting %s from %s: %w", name, boot, err), m.Close())

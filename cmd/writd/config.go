@@ -55,8 +55,11 @@ type duration time.Duration
 
 func (d *duration) UnmarshalText(b []byte) error {
 	v, err := time.ParseDuration(string(b))
+	if err != nil {
+		return fmt.Errorf("%q is not a time; write \"60s\"", b)
+	}
 	*d = duration(v)
-	return err
+	return nil
 }
 
 func defaults() config {
@@ -116,7 +119,7 @@ func (c *config) check() error {
 		}
 	}
 	for key, addr := range map[string]string{"listen": c.Listen, "admin": c.Admin} {
-		if _, _, err := net.SplitHostPort(addr); err != nil {
+		if _, err := net.ResolveTCPAddr("tcp", addr); err != nil {
 			bad("%s %q: %w", key, addr, err)
 		}
 	}
@@ -131,6 +134,9 @@ func (c *config) check() error {
 	}
 	if c.Approvals < 1 || c.ReferenceThreshold < 1 {
 		bad("approvals and reference_threshold must be at least 1")
+	}
+	if n := len(c.ReferenceKeys); n > 0 && c.ReferenceThreshold > n {
+		bad("reference_threshold %d: only %d reference_keys are listed", c.ReferenceThreshold, n)
 	}
 	if _, err := c.referenceKeys(); err != nil {
 		bad("reference_keys: %w", err)

@@ -185,6 +185,9 @@ func (s *Set) Digest() [32]byte { return sha256.Sum256(s.Marshal()) }
 
 var nameRE = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
 
+// ValidName reports whether a set, and so a machine class, may have a name.
+func ValidName(name string) bool { return nameRE.MatchString(name) }
+
 // Check reports the first thing wrong with the set and prepares its look-ups.
 func (s *Set) Check() error {
 	if s.V != 1 {
