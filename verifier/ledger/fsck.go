@@ -46,6 +46,10 @@ func Fsck(ctx context.Context, r Reader, guardFile string, vkeys ...string) (Rep
 			return f.Report, err
 		}
 	}
+	return f.run(ctx, vkeys)
+}
+
+func (f *fsck) run(ctx context.Context, vkeys []string) (Report, error) {
 	if err := f.readHead(ctx, vkeys); err != nil {
 		return f.Report, fmt.Errorf("reading head: %w", err)
 	}
@@ -69,6 +73,8 @@ type fsck struct {
 	edge    edge
 	full    map[tileID]tile // filled by the entries of the current page
 	guarded *Checkpoint     // nil: no guard file, or an unreadable one
+
+	hashesOnly bool // the entries themselves cannot be read
 }
 
 func (f *fsck) problem(where, format string, args ...any) {
@@ -153,6 +159,17 @@ func (f *fsck) page(ctx context.Context) (more bool, err error) {
 }
 
 func (f *fsck) record(rec Record) {
+	if !f.hashesOnly {
+		f.entry(rec)
+	}
+	f.edge.append(rec.Hash, f.full)
+	f.Entries++
+	if f.guarded != nil && f.guarded.Size == f.edge.size {
+		f.compareRoot("guard file", f.guarded.Root)
+	}
+}
+
+func (f *fsck) entry(rec Record) {
 	where := fmt.Sprintf("entry %d", rec.Index)
 	if tlog.RecordHash(rec.Data) != rec.Hash {
 		f.problem(where, "its bytes have another hash than the one stored beside them")
@@ -167,11 +184,6 @@ func (f *fsck) record(rec Record) {
 		f.problem(where, "its time %d is before that of the entry before, %d", rec.At, f.last)
 	}
 	f.last = max(f.last, rec.At)
-	f.edge.append(rec.Hash, f.full)
-	f.Entries++
-	if f.guarded != nil && f.guarded.Size == f.edge.size {
-		f.compareRoot("guard file", f.guarded.Root)
-	}
 }
 
 func (f *fsck) tile(ctx context.Context, id tileID, want tile) error {
