@@ -287,33 +287,46 @@ func (x *extraction) action(f fact) bool {
 	return true
 }
 
-// loader: text a boot loader measured, with or without its label. GRUB measures
-// "linux" with its arguments, and then the arguments again as the kernel's
-// command line; systemd-boot measures that alone, in UTF-16.
+// loader: text a boot loader measured. GRUB measures "linux" with its arguments,
+// and then the arguments again as the kernel's command line; systemd-boot
+// measures that alone, in UTF-16, and nothing else of PCR 12 is such text.
 func (x *extraction) loader(f fact) bool {
-	t := Text{Place: f.place}
-	part := f.Data
-	if padded := append(f.Data[:len(f.Data):len(f.Data)], 0); !f.whole && wide(padded) && x.hashes(padded, f.digest) {
-		part = padded // old systemd-boot logs half of the NUL it measures
-	} else if !f.whole {
-		t.Claim, part = splitLabel(f.Data)
-		if bare := bytes.TrimSuffix(part, []byte{0}); part != nil && x.hashes(bare, f.digest) {
-			part = bare
-		} else if part == nil || !x.hashes(part, f.digest) { // RHEL 8: with its NUL
-			return false
-		}
-	}
-	t.Text = decodeText(part)
-	if !printable(t.Text) || f.PCR != loaderPCR && !wide(part) {
+	part, label := x.loaderText(f)
+	text := decodeText(part)
+	if part == nil || !printable(text) || f.PCR != loaderPCR && !wide(part) {
 		return false
 	}
+	t := Text{f.place, text, label}
 	x.boot.Loader = append(x.boot.Loader, t)
-	if verb, args, ok := strings.Cut(t.Text, " "); ok && strings.HasPrefix(verb, "linux") {
+	if verb, args, ok := strings.Cut(text, " "); ok && strings.HasPrefix(verb, "linux") {
 		x.linux = unquoted(args)
-	} else if wide(part) || x.linux != "" && unquoted(t.Text) == x.linux {
+	} else if wide(part) || x.linux != "" && unquoted(text) == x.linux {
 		x.boot.CommandLines = append(x.boot.CommandLines, t)
 	}
 	return true
+}
+
+// loaderText returns the part of a boot loader's event that was measured, and
+// the label before it. nil: nothing of it is proven.
+func (x *extraction) loaderText(f fact) (part []byte, label string) {
+	if f.whole {
+		return f.Data, ""
+	}
+	// Old systemd-boot logs half of the NUL it measures.
+	if padded := append(f.Data[:len(f.Data):len(f.Data)], 0); wide(padded) && x.hashes(padded, f.digest) {
+		return padded, ""
+	}
+	label, text := splitLabel(f.Data)
+	if text == nil {
+		return nil, ""
+	}
+	if bare := bytes.TrimSuffix(text, []byte{0}); x.hashes(bare, f.digest) {
+		return bare, label
+	}
+	if x.hashes(text, f.digest) { // RHEL 8: with its NUL
+		return text, label
+	}
+	return nil, ""
 }
 
 // unquoted drops what GRUB adds when it makes a command line of arguments.

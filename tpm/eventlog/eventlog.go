@@ -7,7 +7,8 @@
 // PCRs stay unproven text. Take meaning from an event only where its data
 // hashes to its digest ([Event.DataVerified]), and then only for the PCR it was
 // extended into. A log that parses may hold no event at all; an empty replay is
-// no proof.
+// no proof. [Log.Extract] keeps to that, and goes by no type but the two that a
+// replay shows: EV_NO_ACTION and H-CRTM.
 //
 // Layouts are those of the TCG PC Client Platform Firmware Profile (PFP) 1.06,
 // section 10. All integers are little-endian.

@@ -36,6 +36,9 @@ func TestExtractIsWhatPeersExtract(t *testing.T) {
 	var found []difference
 	equal := 0
 	logs := recorded(t)
+	var windows struct{ Log struct{ Raw []byte } }
+	readJSON(t, "logs/go-attestation/windows_gcp_shielded_vm.json", &windows)
+	logs["logs/go-attestation/windows_gcp_shielded_vm.json"] = parse(t, windows.Log.Raw)
 	// A ThinkPad's log, which is not ours to publish, has an event of a type its
 	// maker invented in PCR 2.
 	logs["made/vendor-event"] = parse(t, newBuilder(tpm.AlgSHA256).
