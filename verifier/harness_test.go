@@ -48,6 +48,7 @@ type domain struct {
 	refKey ed25519.PrivateKey
 	log    *ledger.Log
 	cfg    verifier.Config
+	stop   func()
 
 	mu     sync.Mutex
 	began  time.Time
@@ -78,25 +79,40 @@ func newDomain(t testing.TB, change ...func(*verifier.Config)) *domain {
 		c(&d.cfg)
 	}
 	d.open()
+	t.Cleanup(func() { d.stop() }) // log and store may be closed again
 	return d
+}
+
+// start opens store, log and service in the domain's directory.
+func (d *domain) start() error {
+	ctx := context.Background()
+	st, err := store.OpenSQLite(ctx, filepath.Join(d.dir, "writ.db"))
+	if err != nil {
+		return err
+	}
+	log, err := ledger.Open(ctx, ledger.Config{Store: st, Origin: d.cfg.Domain + "/log", Key: ed25519.NewKeyFromSeed(bytes32(1)), GuardFile: filepath.Join(d.dir, "guard"), Now: d.now})
+	if err != nil {
+		return errors.Join(err, st.Close())
+	}
+	d.stop = func() { log.Close(); st.Close() }
+	d.log, d.cfg.Log = log, log
+	if d.Service, err = verifier.New(ctx, d.cfg); err != nil {
+		d.stop()
+	}
+	return err
 }
 
 func (d *domain) open() {
 	d.t.Helper()
-	ctx := context.Background()
-	st, err := store.OpenSQLite(ctx, filepath.Join(d.dir, "writ.db"))
-	if err != nil {
+	if err := d.start(); err != nil {
 		d.t.Fatal(err)
 	}
-	d.log, err = ledger.Open(ctx, ledger.Config{Store: st, Origin: d.cfg.Domain + "/log", Key: ed25519.NewKeyFromSeed(bytes32(1)), GuardFile: filepath.Join(d.dir, "guard"), Now: d.now})
-	if err != nil {
-		d.t.Fatal(err)
-	}
-	d.t.Cleanup(func() { d.log.Close(); st.Close() })
-	d.cfg.Log = d.log
-	if d.Service, err = verifier.New(ctx, d.cfg); err != nil {
-		d.t.Fatal(err)
-	}
+}
+
+// restart stops the verifier and starts it on the same files.
+func (d *domain) restart() error {
+	d.stop()
+	return d.start()
 }
 
 func bytes32(b byte) []byte {
@@ -133,23 +149,25 @@ func (d *domain) stepClock(by time.Duration) {
 
 // node is a machine with a software TPM that booted a recorded log.
 type node struct {
-	t    testing.TB
-	id   string
-	tpm  *swtpm.Instance
-	dev  *device.TPM
-	ak   *device.AK
-	dir  string // of the TPM's state
-	log  []byte
-	list []byte
-	key  *ecdsa.PrivateKey
-	ek   string
+	t      testing.TB
+	id     string
+	domain string
+	tpm    *swtpm.Instance
+	dev    *device.TPM
+	ak     *device.AK
+	dir    string // of the TPM's state
+	log    []byte
+	list   []byte
+	key    *ecdsa.PrivateKey
+	ek     string
 }
 
-func (d *domain) machine(boot string) *node {
+func (d *domain) machine(boot string, opts ...swtpm.Options) *node {
 	d.t.Helper()
+	opts = append(opts, swtpm.Options{})
 	n := &node{t: d.t, dir: filepath.Join(d.t.TempDir(), "tpm")}
 	ctx := context.Background()
-	if err := swtpm.Manufacture(ctx, n.dir, d.maker, swtpm.Options{}); err != nil {
+	if err := swtpm.Manufacture(ctx, n.dir, d.maker, opts[0]); err != nil {
 		d.t.Fatal(err)
 	}
 	var err error
@@ -157,7 +175,8 @@ func (d *domain) machine(boot string) *node {
 		d.t.Fatal(err)
 	}
 	n.log, n.list = read(d.t, boots+boot+"/eventlog.bin"), read(d.t, boots+boot+"/ima.bin")
-	n.start(d.cfg.Domain)
+	n.domain = d.cfg.Domain
+	n.start()
 	return n
 }
 
@@ -170,18 +189,15 @@ func read(t testing.TB, path string) []byte {
 }
 
 // start powers the machine on and boots its logs.
-func (n *node) start(domain string) {
+func (n *node) start() {
 	n.t.Helper()
 	var err error
 	if n.tpm, err = swtpm.Start(context.Background(), n.dir); err != nil {
 		n.t.Fatal(err)
 	}
 	n.t.Cleanup(func() { n.tpm.Close() })
-	n.boot()
 	n.dev = device.New(n.tpm)
-	if n.ak, err = n.dev.AK(domain, 1); err != nil {
-		n.t.Fatal(err)
-	}
+	n.boot()
 	eks, err := n.dev.EKs()
 	if err != nil {
 		n.t.Fatal(err)
@@ -190,9 +206,22 @@ func (n *node) start(domain string) {
 	n.ek = hex.EncodeToString(sum[:])
 }
 
-// boot extends what the logs say.
+// reboot switches the machine off and on.
+func (n *node) reboot() {
+	n.t.Helper()
+	if err := n.tpm.PowerCycle(true); err != nil {
+		n.t.Fatal(err)
+	}
+	n.boot()
+}
+
+// boot extends what the logs say and loads the attestation key.
 func (n *node) boot() {
 	n.t.Helper()
+	var err error
+	if n.ak, err = n.dev.AK(n.domain, 1); err != nil {
+		n.t.Fatal(err)
+	}
 	if n.log != nil {
 		l, err := eventlog.Parse(n.log)
 		if err == nil {
@@ -216,15 +245,24 @@ func (n *node) measure(list []byte) {
 	}
 }
 
-// enrol provisions the machine with a join token made for its TPM.
-func (d *domain) enrol(n *node, class string) {
+// mint makes a join token for one TPM, or for any when ek is empty.
+func (d *domain) mint(class, ek string) string {
 	d.t.Helper()
-	ctx := context.Background()
-	join, err := d.MintJoinToken(ctx, operator, keys.Pin{}, protocol.NewJoinToken{Class: class, EK: n.ek})
+	join, err := d.MintJoinToken(context.Background(), operator, keys.Pin{}, protocol.NewJoinToken{Class: class, EK: ek})
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	out, err := attestor.Provision(ctx, n.dev, enroller{d.Service}, d.cfg.Domain, 1, join.Token)
+	return join.Token
+}
+
+func (d *domain) provision(n *node, join string) (*protocol.Enrolled, error) {
+	return attestor.Provision(context.Background(), n.dev, enroller{d.Service}, d.cfg.Domain, 1, join)
+}
+
+// enrol provisions the machine with a join token made for its TPM.
+func (d *domain) enrol(n *node, class string) {
+	d.t.Helper()
+	out, err := d.provision(n, d.mint(class, n.ek))
 	if err != nil {
 		d.t.Fatal(err)
 	}
