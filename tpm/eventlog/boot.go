@@ -312,9 +312,11 @@ func (x *extraction) loaderText(f fact) (part []byte, label string) {
 	if f.whole {
 		return f.Data, ""
 	}
-	// Old systemd-boot logs half of the NUL it measures.
-	if padded := append(f.Data[:len(f.Data):len(f.Data)], 0); wide(padded) && x.hashes(padded, f.digest) {
-		return padded, ""
+	if n := len(f.Data); n > 2 && n%2 == 1 && wide(f.Data[:n-1]) {
+		// Old systemd-boot logs half of the NUL it measures.
+		if padded := append(f.Data[:n:n], 0); x.hashes(padded, f.digest) {
+			return padded, ""
+		}
 	}
 	label, text := splitLabel(f.Data)
 	if text == nil {
@@ -331,7 +333,12 @@ func (x *extraction) loaderText(f fact) (part []byte, label string) {
 
 // unquoted drops what GRUB adds when it makes a command line of arguments.
 func unquoted(s string) string {
-	return strings.TrimSpace(strings.NewReplacer(`"`, "", `'`, "", `\`, "").Replace(s))
+	return strings.TrimSpace(strings.Map(func(r rune) rune {
+		if r == '"' || r == '\'' || r == '\\' {
+			return -1
+		}
+		return r
+	}, s))
 }
 
 // section: a name, and what follows it in PCR 11.

@@ -191,11 +191,10 @@ func asciiName(b []byte) ([]byte, bool) {
 // decodeText reads bytes as UTF-16 where the second byte says so (no ASCII text
 // has a NUL there), else as they are; closing NULs are dropped.
 func decodeText(b []byte) string {
-	s := string(b)
-	if len(b) >= 2 && len(b)%2 == 0 && b[0] != 0 && b[1] == 0 {
-		s = decodeUTF16(b)
+	if wide(b) {
+		return strings.TrimRight(decodeUTF16(b), "\x00")
 	}
-	return strings.TrimRight(s, "\x00")
+	return string(bytes.TrimRight(b, "\x00"))
 }
 
 func decodeUTF16(b []byte) string {
