@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,7 +20,9 @@ import (
 
 	"github.com/writ-attestation/writ/attestor"
 	"github.com/writ-attestation/writ/enclave"
+	"github.com/writ-attestation/writ/tpm/device"
 	"github.com/writ-attestation/writ/verifier/client"
+	"github.com/writ-attestation/writ/verifier/keys"
 	"github.com/writ-attestation/writ/verifier/protocol"
 )
 
@@ -27,6 +30,7 @@ func newProvision() *cobra.Command {
 	var t tpmFlags
 	var state, joinFile string
 	var verifiers []string
+	var showEK bool
 	cmd := &cobra.Command{
 		Use:   "provision --verifier URL --join-token-file FILE",
 		Short: "Enrol this node's TPM with a domain",
@@ -36,11 +40,19 @@ join token (from writ join-token create) also pins the verifier's CA. It is read
 from a file, - for standard input, or from WRIT_JOIN_TOKEN; it is never an
 argument, which other users could read.
 
-Exit codes: 0 enrolled and active; 3 refused; 5 no verifier answered; 7 no usable
-TPM; 8 enrolled, but pending until an operator approves the node.`,
-		Example: `  sudo writ provision --verifier https://verifier.example.org:8443 --join-token-file join.txt`,
-		Args:    cobra.NoArgs,
+--show-ek prints the digest of this TPM's endorsement key and enrols nothing. A
+join token made for it (writ join-token create --ek) needs no approval.
+
+Exit codes: 0 enrolled and active; 2 usage, or no join token; 3 refused; 5 no
+verifier answered, or not the one that the join token is for; 7 no usable TPM; 8
+enrolled, but pending until an operator approves the node.`,
+		Example: `  sudo writ provision --verifier https://verifier.example.org:8443 --join-token-file join.txt
+  sudo writ provision --show-ek`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if showEK {
+				return t.printEK(cmd)
+			}
 			if len(verifiers) == 0 {
 				return usageError(cmd, "--verifier URL is needed")
 			}
@@ -53,29 +65,7 @@ TPM; 8 enrolled, but pending until an operator approves the node.`,
 				return err
 			}
 			defer d.Close()
-			c, err := client.Join(cmd.Context(), verifiers[0], token)
-			if err != nil {
-				return remoteError(err)
-			}
-			defer c.Close()
-			trust, err := c.Domain(cmd.Context())
-			if err != nil {
-				return remoteError(err)
-			}
-			out, err := attestor.Provision(cmd.Context(), d, c, trust.Domain, 1, token)
-			if err != nil {
-				return remoteError(tpmError(err))
-			}
-			e := attestor.Enrolment{Domain: trust.Domain, Node: out.Node, Generation: 1, Verifiers: verifiers, CA: string(c.CA())}
-			if err := e.Save(state, trust); err != nil {
-				return err
-			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s\n", out.Node)
-			fmt.Fprintf(cmd.ErrOrStderr(), "enrolled in %s as %s, class %s: %s\n", trust.Domain, out.Node, out.Class, out.Status)
-			if out.Status != "active" {
-				return exit(exitPartial, nil, "")
-			}
-			return nil
+			return provision(cmd, d, verifiers, token, state)
 		},
 	}
 	t.add(cmd)
@@ -83,18 +73,77 @@ TPM; 8 enrolled, but pending until an operator approves the node.`,
 	f.StringVar(&state, "state", defaultState, "state `directory` of the node")
 	f.StringSliceVar(&verifiers, "verifier", nil, "`URL` of a verifier (repeatable; the first one enrols)")
 	f.StringVar(&joinFile, "join-token-file", "", "`file` with the join token, - for standard input (default WRIT_JOIN_TOKEN)")
+	f.BoolVar(&showEK, "show-ek", false, "print the digest of the TPM's endorsement key and exit")
 	return cmd
 }
 
+// provision enrols the TPM and remembers the domain in the state directory.
+func provision(cmd *cobra.Command, d *device.TPM, verifiers []string, token, state string) error {
+	c, err := client.Join(cmd.Context(), verifiers[0], token)
+	if err != nil && !errors.Is(err, client.ErrUnreachable) {
+		return exit(exitUsage, err, "")
+	}
+	if err != nil {
+		return remoteError(err)
+	}
+	defer c.Close()
+	trust, err := c.Domain(cmd.Context())
+	if err != nil {
+		return remoteError(err)
+	}
+	out, err := attestor.Provision(cmd.Context(), d, c, trust.Domain, 1, token)
+	if err != nil {
+		return remoteError(tpmError(err))
+	}
+	e := attestor.Enrolment{Domain: trust.Domain, Node: out.Node, Generation: 1, Verifiers: verifiers, CA: string(c.CA())}
+	if err := e.Save(state, trust); err != nil {
+		return err
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "%s\n", out.Node)
+	fmt.Fprintf(cmd.ErrOrStderr(), "enrolled in %s as %s, class %s: %s\n", trust.Domain, out.Node, out.Class, out.Status)
+	if out.Status != "active" {
+		fmt.Fprintf(cmd.ErrOrStderr(), "hint: an operator approves it: writ node approve %s\n", out.Node)
+		return exit(exitPartial, nil, "")
+	}
+	return nil
+}
+
+// printEK prints what `writ join-token create --ek` takes.
+func (t *tpmFlags) printEK(cmd *cobra.Command) error {
+	d, err := t.open()
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	eks, err := d.EKs()
+	if err == nil && len(eks) == 0 {
+		err = attestor.ErrNoEK
+	}
+	if err != nil {
+		return tpmError(fmt.Errorf("reading the TPM's endorsement keys: %w", err))
+	}
+	_, err = fmt.Fprintf(cmd.OutOrStdout(), "%x\n", sha256.Sum256(eks[0].Public.Marshal()))
+	return err
+}
+
+// readJoinToken reads a join token and checks its form, before a TPM or anybody
+// is asked.
 func readJoinToken(cmd *cobra.Command, path string) (string, error) {
-	if path == "" {
-		if t := os.Getenv("WRIT_JOIN_TOKEN"); t != "" {
-			return strings.TrimSpace(t), nil
+	text := os.Getenv("WRIT_JOIN_TOKEN")
+	if path != "" {
+		raw, err := readInput(cmd, path, 4096)
+		if err != nil {
+			return "", err
 		}
+		text = string(raw)
+	} else if text == "" {
 		return "", usageError(cmd, "--join-token-file FILE or WRIT_JOIN_TOKEN is needed")
 	}
-	raw, err := readInput(cmd, path, 4096)
-	return strings.TrimSpace(string(raw)), err
+	text = strings.TrimSpace(text)
+	if _, err := keys.ParseJoinToken(text); err != nil {
+		return "", exit(exitUsage, err, "an operator makes one: writ join-token create --class CLASS")
+	}
+	return text, nil
 }
 
 // remoteError gives errors of talking to a verifier their exit code: its no is
@@ -106,7 +155,7 @@ func remoteError(err error) error {
 	case err == nil || errors.As(err, &e):
 		return err
 	case errors.As(err, &r) && r.Code == protocol.DomainFrozen:
-		return exit(exitDiverged, err, "an operator must decide: writ freeze shows the state")
+		return exit(exitDiverged, err, "operators must decide; a freeze is lifted by: writ unfreeze")
 	case errors.As(err, &r):
 		return exit(exitDenied, err, "")
 	case errors.Is(err, client.ErrUnreachable):

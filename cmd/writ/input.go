@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -34,11 +35,13 @@ func readInput(cmd *cobra.Command, path string, limit int64) ([]byte, error) {
 
 func inputError(path string, err error) error {
 	hint := ""
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		hint = "check the path; under /sys/kernel/security it needs securityfs to be mounted"
-	case errors.Is(err, os.ErrPermission):
-		hint = "logs under /sys/kernel/security are readable by root only"
+	if strings.HasPrefix(path, "/sys/kernel/security/") {
+		switch {
+		case errors.Is(err, os.ErrNotExist):
+			hint = "check the path; it needs securityfs to be mounted, and the kernel to have measured"
+		case errors.Is(err, os.ErrPermission):
+			hint = "logs under /sys/kernel/security are readable by root only"
+		}
 	}
 	return exit(exitFailed, fmt.Errorf("reading %s: %w", path, unwrapPath(err)), hint)
 }

@@ -160,9 +160,8 @@ func newJoinToken() *cobra.Command {
 	var req protocol.NewJoinToken
 	var life time.Duration
 	create := operatorCommand("create --class CLASS", "Make a join token, good once", `Make a join token for a node of a machine class. It is printed once. With --ek,
-the SHA-256 of the node's EK public area (writ node show prints it as ek; the
-TPM's owner reads it on the machine), only that TPM can use it and it enrols
-without an approval.`, cobra.NoArgs, func(cmd *cobra.Command, c *client.Client, o *operatorFlags, _ []string) error {
+the SHA-256 of the node's EK public area (writ provision --show-ek prints it on the
+machine), only that TPM can use it and it enrols without an approval.`, cobra.NoArgs, func(cmd *cobra.Command, c *client.Client, o *operatorFlags, _ []string) error {
 		if req.Class == "" {
 			return usageError(cmd, "--class is needed")
 		}
@@ -227,10 +226,15 @@ verify checks with no network. Denials too.`, wantArgs("NODE"), func(cmd *cobra.
 
 func newPublish() *cobra.Command {
 	return operatorCommand("publish FILE", "Publish a signed reference set", `Publish a signed reference set. It comes into force when as many operators have
-published the same bytes as the domain's approvals say.`, wantArgs("FILE"), func(cmd *cobra.Command, c *client.Client, o *operatorFlags, args []string) error {
+published the same bytes as the domain's approvals say.
+
+Exit codes: 0 in force; 8 waiting for further operators; 3 refused.`, wantArgs("FILE"), func(cmd *cobra.Command, c *client.Client, o *operatorFlags, args []string) error {
 		raw, err := readInput(cmd, args[0], 2*reference.MaxSize)
 		if err != nil {
 			return err
+		}
+		if _, err := reference.Read(trimNewline(raw)); err != nil {
+			return exit(exitInvalid, fmt.Errorf("%s: %w", args[0], err), "sign it: writ reference sign")
 		}
 		p, err := c.Publish(cmd.Context(), trimNewline(raw))
 		if err != nil {
@@ -241,10 +245,13 @@ published the same bytes as the domain's approvals say.`, wantArgs("FILE"), func
 		}
 		state := "in force"
 		if !p.Active {
-			state = fmt.Sprintf("waiting: %d of %d operators have published it", p.Approvals, p.Needed)
+			state = fmt.Sprintf("waiting: %d of %d operators have published it; another approver publishes the same file (writd operator makes one)", p.Approvals, p.Needed)
 		}
-		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s generation %d, digest %s: %s\n", p.Name, p.Generation, p.Digest, state)
-		return err
+		fmt.Fprintf(cmd.OutOrStdout(), "%s generation %d, digest %s: %s\n", p.Name, p.Generation, p.Digest, state)
+		if !p.Active {
+			return exit(exitPartial, nil, "")
+		}
+		return nil
 	})
 }
 
@@ -310,7 +317,7 @@ func newLog() *cobra.Command {
 		_, err = io.WriteString(cmd.OutOrStdout(), p)
 		return err
 	})
-	cmd.AddCommand(checkpoint, entry, prove, newLogVerify())
+	cmd.AddCommand(checkpoint, entry, prove, newLogVerify(), newLogFsck(), newLogReplay(), newLogWatch(), newLogWitness())
 	return cmd
 }
 
