@@ -48,10 +48,12 @@ func (a *Authentic) Appraise() Verdict {
 		return conclude(a.in, r)
 	}
 	r.counters()
-	r.bootLog()
+	if !r.quoteOnly() {
+		r.bootLog()
+	}
 	if r.references() {
 		r.tpm()
-		r.pcrs()
+		r.judgePCRs()
 		r.secureBoot()
 		r.ima()
 		r.rules()
@@ -91,6 +93,7 @@ type run struct {
 	set     *reference.Set
 	log     *measured // nil: absent or unusable
 	boot    *Boot
+	pinned  pinned
 	resumed *IMA // state to resume the IMA list from
 	full    bool // the IMA list was complete and measured by a known policy
 	until   int64
@@ -260,7 +263,7 @@ func conclude(in *Input, r *run) Verdict {
 	v := Verdict{V: 1, Rules: Rules, Decision: Deny, Domain: in.Challenge.Domain, Node: in.Challenge.Node, Nonce: in.Challenge.Nonce,
 		Binding: in.Challenge.Binding, At: in.At, Until: r.until, Inputs: in.digests(), Boot: r.boot, Tier: None}
 	if r.set != nil {
-		v.Vector = r.best()
+		v.Vector, v.Level = r.best(), r.set.Level
 	}
 	for _, f := range r.findings {
 		for _, e := range r.effects(f) {
@@ -296,6 +299,9 @@ func (r *run) best() Vector {
 	}
 	if !r.judged(1) || !r.judged(3) || !r.judged(5) || r.set.SecureBoot != "required" {
 		v.Configuration = 3
+	}
+	if r.quoteOnly() {
+		v.Configuration, v.Executables = 3, 0
 	}
 	for _, b := range bases {
 		if slices.ContainsFunc(b.pcrs, func(p int) bool { return !r.judged(p) }) {

@@ -7,7 +7,7 @@ type Code struct {
 }
 
 // Codes lists every code a finding can have, for docs/findings.md. Events of a
-// PCR have a code of their area (see [area]) and one of four suffixes.
+// PCR have a code of their area (see [area]) and one of five suffixes.
 func Codes() []Code {
 	out := []Code{
 		{evidenceMissing, "no evidence was given"},
@@ -35,6 +35,8 @@ func Codes() []Code {
 		{tpmVendor, "the TPM's maker is not one the reference set accepts"},
 		{secureBootOff, "Secure Boot is off and the reference set requires it"},
 		{secureBootUnknown, "the Secure Boot state was not measured in a form that can be checked"},
+		{sbatLevel, "shim's SBAT level is below the pinned generations, or not proven"},
+		{firmwareVersion, "the firmware's version is below the pinned one, or not proven"},
 		{imaNoLog, "the reference set judges files and there is no IMA list"},
 		{imaMalformed, "the IMA list cannot be parsed"},
 		{imaReplay, "no prefix of the IMA list replays to the quoted value of PCR 10"},
@@ -57,7 +59,8 @@ func Codes() []Code {
 		out = append(out, Code{a + unknownEvent, "an event is not where the reference set allows it"},
 			Code{a + missingEvent, "an event the reference set expects did not happen"},
 			Code{a + vulnerableEvent, "an event is known to be vulnerable"},
-			Code{a + deniedEvent, "an event is on a deny list"})
+			Code{a + deniedEvent, "an event is on a deny list"},
+			Code{a + unknownValue, "the PCR has a value that a quote-only set does not know"})
 	}
 	return append(out,
 		Code{ruleFailed + "NAME", "a rule of the reference set does not hold; it lowers the claim it names"},

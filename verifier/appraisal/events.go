@@ -180,7 +180,9 @@ func (r *run) compare(rule *reference.PCR) {
 			r.missing(rule.PCR, places[min(at+strangers, to):to])
 			at, strangers = to+1, 0
 		}
-		r.judge(rule, e, j, places, at+strangers)
+		if j != reference.Unknown || !r.excused(rule.PCR, e.Index) {
+			r.judge(rule, e, j, places, at+strangers)
+		}
 		if j == reference.Unknown {
 			strangers++
 		}

@@ -53,6 +53,8 @@ const (
 
 	secureBootOff     = "secure-boot/off"
 	secureBootUnknown = "secure-boot/unknown"
+	sbatLevel         = "secure-boot/sbat-level"
+	firmwareVersion   = "firmware/version"
 
 	ruleFailed = "rule/" // and the rule's name
 
@@ -66,6 +68,7 @@ const (
 	missingEvent    = "/missing-event"
 	vulnerableEvent = "/vulnerable-event"
 	deniedEvent     = "/denied-event"
+	unknownValue    = "/unknown-value" // of a set that judges values alone
 )
 
 // maxFindings bounds a verdict; the rest is counted in one last finding.
@@ -141,6 +144,10 @@ func effects(f Finding) []effect {
 		return []effect{{reference.Configuration, 96}}
 	case secureBootUnknown:
 		return []effect{{reference.Configuration, 36}}
+	case sbatLevel:
+		return []effect{{reference.Configuration, 32}, {reference.Executables, 32}}
+	case firmwareVersion:
+		return []effect{{reference.Hardware, 32}, {reference.Executables, 32}}
 	case refNone, refValidity, refClass, refParts:
 		return each(0, all...)
 	}

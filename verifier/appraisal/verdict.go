@@ -25,7 +25,8 @@ type Verdict struct {
 	V        int       `json:"v"`
 	Rules    int       `json:"rules"`
 	Decision string    `json:"decision"`
-	Tier     string    `json:"tier"` // of the required claims together
+	Tier     string    `json:"tier"`            // of the required claims together
+	Level    string    `json:"level,omitempty"` // [reference.QuoteOnly]: no log was judged
 	Vector   Vector    `json:"vector"`
 	Domain   string    `json:"domain"`
 	Node     string    `json:"node"`

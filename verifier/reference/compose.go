@@ -158,7 +158,16 @@ func compose(top *Set, layers []*Signed) (*Set, error) {
 			out.PCRs = append(out.PCRs, *p)
 		}
 	}
-	out.IMA = composeIMA(sets)
+	for _, s := range sets {
+		if s.Level != top.Level {
+			return nil, fmt.Errorf("%s has level %q, %s has %q", s.Name, s.Level, top.Name, top.Level)
+		}
+	}
+	var err error
+	if out.Pins, err = composePins(sets); err != nil {
+		return nil, err
+	}
+	out.Level, out.IMA = top.Level, composeIMA(sets)
 	return out, out.Check()
 }
 
@@ -203,8 +212,13 @@ func composePCR(i int, sets []*Set) (*PCR, error) {
 			continue
 		}
 		if out == nil || strictness[p.Rule] > strictness[out.Rule] {
-			out = &PCR{PCR: i, Rule: p.Rule, Why: p.Why}
+			var values []string
+			if out != nil {
+				values = out.Values
+			}
+			out = &PCR{PCR: i, Rule: p.Rule, Why: p.Why, Values: values}
 		}
+		out.Values = union(out.Values, p.Values)
 		if len(p.Events) > len(longest) {
 			longest = p.Events
 		}

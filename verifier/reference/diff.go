@@ -18,6 +18,8 @@ func Diff(a, b *Set) []string {
 	d.value("valid until", a.NotAfter, b.NotAfter)
 	d.value("required claims", strings.Join(a.Required, ", "), strings.Join(b.Required, ", "))
 	d.value("secure boot", a.SecureBoot, b.SecureBoot)
+	d.value("level", cmp.Or(a.Level, "with logs"), cmp.Or(b.Level, "with logs"))
+	d.list("pinned: ", pinned(a.Pins), pinned(b.Pins))
 	d.list("builds on ", bases(a), bases(b))
 	d.list("TPM vendor ", a.TPM.Vendors, b.TPM.Vendors)
 	d.pcrs(a, b)
@@ -72,6 +74,7 @@ func (d *diff) pcrs(a, b *Set) {
 			d.say("+ PCR %d: %s, %d events", i, q.Rule, len(q.Events))
 		default:
 			d.value(fmt.Sprintf("PCR %d rule", i), p.Rule, q.Rule)
+			d.list(fmt.Sprintf("PCR %d value ", i), p.Values, q.Values)
 			d.places(i, p.Events, q.Events)
 		}
 	}
@@ -168,6 +171,22 @@ func (d *diff) judged(what string, a, b []File, ofA, ofB map[string]*File) {
 func dated(l []Dated) (out []string) {
 	for _, v := range l {
 		out = append(out, fmt.Sprintf("%s from %d to %d", v.Digest, v.NotBefore, v.NotAfter))
+	}
+	return out
+}
+
+func pinned(p *Pins) (out []string) {
+	if p == nil {
+		return nil
+	}
+	for _, a := range p.Authorities {
+		out = append(out, "programs signed by the certificate "+a)
+	}
+	if p.Firmware != "" {
+		out = append(out, "firmware "+p.Firmware+" or later")
+	}
+	for _, c := range p.SBAT {
+		out = append(out, fmt.Sprintf("SBAT %s,%d or later", c.Name, c.Generation))
 	}
 	return out
 }

@@ -44,12 +44,14 @@ type Set struct {
 	Generation uint64   `json:"generation"`           // strictly rises per name
 	NotBefore  int64    `json:"not_before,omitempty"` // Unix seconds; 0: not limited
 	NotAfter   int64    `json:"not_after,omitempty"`
-	Base       []Base   `json:"base,omitempty"` // the sets it builds on
-	Bank       string   `json:"bank"`           // the PCR bank of every digest below, "sha256"
-	Required   []string `json:"required"`       // claims that must be affirming for a grant
+	Base       []Base   `json:"base,omitempty"`  // the sets it builds on
+	Level      string   `json:"level,omitempty"` // [QuoteOnly], or nothing
+	Bank       string   `json:"bank"`            // the PCR bank of every digest below, "sha256"
+	Required   []string `json:"required"`        // claims that must be affirming for a grant
 	TPM        TPM      `json:"tpm"`
 	SecureBoot string   `json:"secure_boot"` // "required" or "any"; anything else denies
 	PCRs       []PCR    `json:"pcrs"`        // ascending, each once
+	Pins       *Pins    `json:"pins,omitempty"`
 	IMA        *IMA     `json:"ima,omitempty"`
 	Rules      []Rule   `json:"rules,omitempty"`      // further conditions, see package rules
 	Deny       []Listed `json:"deny,omitempty"`       // digests refused wherever they appear
@@ -78,10 +80,11 @@ const (
 
 // PCR lists the events of one PCR.
 type PCR struct {
-	PCR    int     `json:"pcr"`
-	Rule   string  `json:"rule"`
-	Why    string  `json:"why,omitempty"` // shown to people
-	Events []Event `json:"events,omitempty"`
+	PCR    int      `json:"pcr"`
+	Rule   string   `json:"rule"`
+	Why    string   `json:"why,omitempty"` // shown to people
+	Events []Event  `json:"events,omitempty"`
+	Values []string `json:"values,omitempty"` // allowed values, level [QuoteOnly] alone
 }
 
 // Event is one place in the order of events, with every digest known for it.
@@ -210,6 +213,14 @@ func (s *Set) Check() error {
 	}
 	if err := s.checkBase(); err != nil {
 		return fmt.Errorf("checking reference set %s: %w", s.Name, err)
+	}
+	if err := s.checkLevel(); err != nil {
+		return fmt.Errorf("checking reference set %s: %w", s.Name, err)
+	}
+	if s.Pins != nil {
+		if err := s.Pins.check(); err != nil {
+			return fmt.Errorf("checking reference set %s: %w", s.Name, err)
+		}
 	}
 	if err := s.index(alg.Size()); err != nil {
 		return fmt.Errorf("checking reference set %s: %w", s.Name, err)
