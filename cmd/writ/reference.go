@@ -31,7 +31,7 @@ func newReference() *cobra.Command {
 known to be good, read them, sign them, publish them.`,
 		RunE: needsCommand,
 	}
-	cmd.AddCommand(newDiff(), newLearn(), newPack(), newPublish(), newShow(), newSign(), newTest())
+	cmd.AddCommand(newDiff(), newKey(), newLearn(), newPack(), newPublish(), newShow(), newSign(), newTest())
 	return cmd
 }
 
@@ -242,9 +242,9 @@ func newSign() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "sign FILE --key KEY -o OUT",
 		Short: "Sign a reference set",
-		Long: `Sign a reference set with an Ed25519 key (PEM, PKCS #8). --create-key makes the
-key when the file does not exist and prints its public half, which belongs into
-the verifiers' reference_keys.`,
+		Long: `Sign a reference set with an Ed25519 key (PEM, PKCS #8), as writ reference key
+makes one. --create-key makes it if the file does not exist; its public half
+belongs into the verifiers' reference_keys (writ reference key prints it).`,
 		Args: wantArgs("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if key == "" || out == "" {
@@ -285,39 +285,74 @@ the verifiers' reference_keys.`,
 	return cmd
 }
 
+func newKey() *cobra.Command {
+	var out string
+	cmd := &cobra.Command{
+		Use:     "key -o FILE",
+		Short:   "Make a key to sign reference sets with",
+		Long:    "Make an Ed25519 key in FILE (PEM, mode 0600) and print its public half, which\nbelongs into the verifiers' reference_keys. An existing file is kept and shown.",
+		Example: "  writ reference key -o reference.pem",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if out == "" {
+				return usageError(cmd, "-o FILE is needed")
+			}
+			k, _, err := loadKey(out, true)
+			if err != nil {
+				return err
+			}
+			_, err = io.WriteString(cmd.OutOrStdout(), reference.FormatKey(k.Public().(ed25519.PublicKey)))
+			return err
+		},
+	}
+	cmd.Flags().StringVarP(&out, "output", "o", "", "private key `file`")
+	return cmd
+}
+
+// signingKey is loadKey that shows what it made.
 func signingKey(cmd *cobra.Command, path string, create bool) (ed25519.PrivateKey, error) {
+	k, made, err := loadKey(path, create)
+	if made && err == nil {
+		fmt.Fprintf(cmd.ErrOrStderr(), "made %s; its public key:\n%s", path, reference.FormatKey(k.Public().(ed25519.PublicKey)))
+	}
+	return k, err
+}
+
+// loadKey reads a key, or makes it where there is none and create says so.
+func loadKey(path string, create bool) (k ed25519.PrivateKey, made bool, err error) {
 	raw, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) && create {
-		pub, k, err := ed25519.GenerateKey(rand.Reader)
-		if err != nil {
-			return nil, err
-		}
-		der, err := x509.MarshalPKCS8PrivateKey(k)
-		if err != nil {
-			return nil, err
-		}
-		if err := durable.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600); err != nil {
-			return nil, err
-		}
-		fmt.Fprintf(cmd.ErrOrStderr(), "made %s; its public key:\n%s", path, reference.FormatKey(pub))
-		return k, nil
+		k, err := makeKey(path)
+		return k, true, err
 	}
 	if err != nil {
-		return nil, exit(exitUsage, fmt.Errorf("reading the key %s: %w", path, unwrapPath(err)), "--create-key makes one")
+		return nil, false, exit(exitUsage, fmt.Errorf("reading the key %s: %w", path, unwrapPath(err)), "--create-key makes one")
 	}
 	b, _ := pem.Decode(raw)
 	if b == nil {
-		return nil, exit(exitUsage, fmt.Errorf("reading the key %s: not PEM", path), "")
+		return nil, false, exit(exitUsage, fmt.Errorf("reading the key %s: not PEM", path), "")
 	}
-	k, err := x509.ParsePKCS8PrivateKey(b.Bytes)
+	any, err := x509.ParsePKCS8PrivateKey(b.Bytes)
 	if err != nil {
-		return nil, exit(exitUsage, fmt.Errorf("reading the key %s: %w", path, err), "")
+		return nil, false, exit(exitUsage, fmt.Errorf("reading the key %s: %w", path, err), "")
 	}
-	ed, ok := k.(ed25519.PrivateKey)
+	k, ok := any.(ed25519.PrivateKey)
 	if !ok {
-		return nil, exit(exitUsage, fmt.Errorf("reading the key %s: expected Ed25519, found %T", path, k), "")
+		return nil, false, exit(exitUsage, fmt.Errorf("reading the key %s: expected an Ed25519 key", path), "writ reference key makes one")
 	}
-	return ed, nil
+	return k, false, nil
+}
+
+func makeKey(path string) (ed25519.PrivateKey, error) {
+	_, k, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(k)
+	if err != nil {
+		return nil, err
+	}
+	return k, durable.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
 }
 
 // writeOutput writes data to a file, or to standard output for "-".
