@@ -43,13 +43,14 @@ var layers = map[string]string{
 	"verifier/client":          "evidence verifier/protocol verifier/bundle verifier/keys verifier/ledger verifier/token",
 	"internal/durable":         "",
 	"verifier/protocol":        "",
+	"verifier/lineage":         "verifier/bundle verifier/ledger",
 	"attestor":                 "internal/durable verifier/protocol evidence tpm tpm/device tpm/eventlog tpm/ima verifier/bundle verifier/ledger verifier/token",
 	"enclave":                  "verifier/token",
 	"internal/arch":            "",
 }
 
 // pure packages compute: the same bytes in, the same bytes out.
-var pure = strings.Fields("tpm tpm/eventlog tpm/ima tpm/oslog evidence verifier/appraisal verifier/reference verifier/token verifier/bundle verifier/protocol verifier/rules")
+var pure = strings.Fields("tpm tpm/eventlog tpm/ima tpm/oslog evidence verifier/appraisal verifier/reference verifier/token verifier/bundle verifier/lineage verifier/protocol verifier/rules")
 
 // impure imports read the outside world, wait for it, or depend on chance.
 var impure = strings.Fields(`context crypto/rand crypto/tls database/sql io/ioutil log log/slog
@@ -74,6 +75,7 @@ var owners = map[string]string{
 	"github.com/pressly/goose/v3":         "verifier/store",
 	"github.com/klauspost/compress":       "verifier/store",
 	"golang.org/x/mod":                    "verifier/ledger",
+	"golang.org/x/crypto":                 "verifier/lineage",
 	"github.com/labstack/echo/v4":         "verifier/api",
 	"golang.org/x/time":                   "verifier/api",
 	"github.com/prometheus/client_golang": "verifier/api",

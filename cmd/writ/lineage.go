@@ -1,0 +1,77 @@
+package main
+
+import (
+	"errors"
+
+	"github.com/spf13/cobra"
+
+	"github.com/writ-attestation/writ/verifier/client"
+	"github.com/writ-attestation/writ/verifier/ledger"
+	"github.com/writ-attestation/writ/verifier/lineage"
+)
+
+func newLineage() *cobra.Command {
+	cmd := &cobra.Command{Use: "lineage", Short: "Tell the life of an execution from the log", RunE: needsCommand}
+	cmd.AddCommand(newLineageExport())
+	return cmd
+}
+
+func newLineageExport() *cobra.Command {
+	var format, key, trust, out string
+	cmd := operatorCommand("export EXEC --format FORMAT", "Export who let an execution run, on what, and how it ended", `Export the lineage of an execution from the domain's log: the decision it rests
+on, its admission, renewals and end, and the executions that led to it.
+
+native        Writ's own JSON, parents included
+in-toto       a SLSA Verification Summary in a DSSE envelope, signed with --key
+rfc-eg-0010   a chain of events bound by SHA3-512 and BLAKE2b-512`, wantArgs("EXEC"), func(cmd *cobra.Command, c *client.Client, _ *operatorFlags, args []string) error {
+		if trust == "" {
+			return usageError(cmd, "--trust FILE is needed: it names the domain")
+		}
+		if format == "in-toto" && key == "" {
+			return usageError(cmd, "--key FILE is needed to sign an in-toto envelope")
+		}
+		t, err := readTrust(cmd, trust)
+		if err != nil {
+			return err
+		}
+		var log lineage.Log
+		if err := auditEntries(cmd, c, 0, 0, func(index uint64, leaf ledger.Leaf) error { return log.Add(index, leaf) }); err != nil {
+			return err
+		}
+		l, err := log.Of(t.Domain, args[0])
+		if err != nil {
+			return exit(exitFailed, err, "an execution's id is printed by writ run, and is exec in its token")
+		}
+		raw, err := exportLineage(cmd, l, format, key)
+		if err != nil {
+			return err
+		}
+		return writeOutput(cmd, out, append(raw, '\n'), 0o644)
+	})
+	f := cmd.Flags()
+	f.StringVar(&format, "format", "native", "`format`: native, in-toto or rfc-eg-0010")
+	f.StringVar(&key, "key", "", "Ed25519 key `file` that signs the envelope")
+	f.StringVar(&trust, "trust", "", "trust `file` of the domain")
+	f.StringVarP(&out, "output", "o", "-", "write to `file`")
+	return cmd
+}
+
+func exportLineage(cmd *cobra.Command, l *lineage.Lineage, format, key string) ([]byte, error) {
+	switch format {
+	case "native":
+		return l.Native()
+	case "rfc-eg-0010":
+		return l.EG0010()
+	case "in-toto":
+		k, err := signingKey(cmd, key, false)
+		if err != nil {
+			return nil, err
+		}
+		raw, err := l.InToto(k)
+		if errors.Is(err, lineage.ErrNoSubject) {
+			return nil, exit(exitInvalid, err, "use --format native")
+		}
+		return raw, err
+	}
+	return nil, usageError(cmd, "--format %q: expected native, in-toto or rfc-eg-0010", format)
+}

@@ -1,0 +1,158 @@
+// Package lineage tells the life of one execution from a domain's log: who let
+// it run, on what evidence, how often that was renewed, and how it ended.
+//
+// It believes the leaves it is given: whoever wants proof checks them against
+// the log first. Digests of workloads are what the node asserted unless an
+// entry says otherwise; a parent may be an execution of another domain, of which
+// this log knows the name alone.
+package lineage
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/writ-attestation/writ/verifier/bundle"
+	"github.com/writ-attestation/writ/verifier/ledger"
+)
+
+// ErrUnknown: the log has no such execution.
+var ErrUnknown = errors.New("no such execution in the log")
+
+// Events of an execution.
+const (
+	Authorized = "authorized" // the decision that the first token rests on
+	Admitted   = "admitted"   // the first token
+	Renewed    = "renewed"    // each further one
+	Terminated = "terminated"
+)
+
+// Event is one entry of the log about an execution.
+type Event struct {
+	Event string          `json:"event"`
+	Index uint64          `json:"index"`
+	At    int64           `json:"at"` // Unix seconds
+	Actor string          `json:"actor"`
+	Data  json.RawMessage `json:"data"` // of the entry, by its kind
+}
+
+// Execution is one run.
+type Execution struct {
+	ID       string   `json:"id"`
+	Parent   string   `json:"parent,omitempty"`
+	Children []string `json:"children"`
+	Node     string   `json:"node"` // pseudonym in this domain's log
+	Workload string   `json:"workload,omitempty"`
+	Basis    string   `json:"workload_basis"` // "asserted": the node's word; "none"
+	Level    string   `json:"level"`
+	Ended    bool     `json:"ended"`
+	Events   []Event  `json:"events"`
+}
+
+// Lineage is an execution with those that led to it, nearest first.
+type Lineage struct {
+	V         int         `json:"v"`
+	Domain    string      `json:"domain"`
+	Execution Execution   `json:"execution"`
+	Parents   []Execution `json:"parents"`
+}
+
+// Log collects what a log says of executions. Add its leaves in order.
+type Log struct {
+	decisions  map[uint64]Event
+	executions map[string]*Execution
+}
+
+// Add takes the next leaf.
+func (l *Log) Add(index uint64, leaf ledger.Leaf) error {
+	if l.executions == nil {
+		l.decisions, l.executions = map[uint64]Event{}, map[string]*Execution{}
+	}
+	e := Event{Index: index, At: leaf.At, Actor: leaf.Actor, Data: leaf.Data}
+	var err error
+	switch leaf.Kind {
+	case bundle.Issued, bundle.Renewed:
+		var d bundle.Decision
+		if err = json.Unmarshal(leaf.Data, &d); err == nil {
+			l.decisions[index] = e
+			if d.Token != nil && d.Token.Exec != "" {
+				l.admit(leaf.Subject, d.Token, index, e)
+			}
+		}
+	case bundle.Admitted:
+		var t bundle.Token
+		if err = json.Unmarshal(leaf.Data, &t); err == nil && t.Exec != "" {
+			l.admit(leaf.Subject, &t, t.Base, e)
+		}
+	case bundle.Terminated:
+		var s bundle.Stop
+		if err = json.Unmarshal(leaf.Data, &s); err == nil {
+			l.end(leaf.Subject, &s, e)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("reading entry %d, %s: %w", index, leaf.Kind, err)
+	}
+	return nil
+}
+
+// admit adds a token for an execution. base is the decision it rests on.
+func (l *Log) admit(node string, t *bundle.Token, base uint64, e Event) {
+	x := l.executions[t.Exec]
+	if x == nil {
+		x = &Execution{ID: t.Exec, Parent: t.Parent, Children: []string{}, Node: node, Workload: t.Workload, Basis: "none", Level: t.Level}
+		if t.Workload != "" {
+			x.Basis = "asserted"
+		}
+		l.executions[t.Exec] = x
+		if d, ok := l.decisions[base]; ok {
+			d.Event = Authorized
+			x.Events = append(x.Events, d)
+		}
+		e.Event = Admitted
+		if p := l.executions[t.Parent]; p != nil {
+			p.Children = append(p.Children, t.Exec)
+		}
+	} else {
+		e.Event = Renewed
+	}
+	if x.Node == node { // the name of another node's run is not taken over
+		x.Events = append(x.Events, e)
+	}
+}
+
+func (l *Log) end(node string, s *bundle.Stop, e Event) {
+	if x := l.executions[s.Exec]; x != nil && x.Node == node {
+		e.Event = Terminated
+		x.Ended = true
+		x.Events = append(x.Events, e)
+	}
+}
+
+// Of returns the lineage of one execution.
+func (l *Log) Of(domain, exec string) (*Lineage, error) {
+	x := l.executions[exec]
+	if x == nil {
+		return nil, fmt.Errorf("%w: %s", ErrUnknown, exec)
+	}
+	out := &Lineage{V: 1, Domain: domain, Execution: *x, Parents: []Execution{}}
+	seen := []string{exec}
+	for p := l.executions[x.Parent]; p != nil && !slices.Contains(seen, p.ID); p = l.executions[p.Parent] {
+		seen = append(seen, p.ID)
+		out.Parents = append(out.Parents, *p)
+	}
+	return out, nil
+}
+
+// find returns the first event of a kind, and whether there is one.
+func (x *Execution) find(event string) (Event, bool) {
+	i := slices.IndexFunc(x.Events, func(e Event) bool { return e.Event == event })
+	if i < 0 {
+		return Event{}, false
+	}
+	return x.Events[i], true
+}
+
+func timestamp(at int64) string { return time.Unix(at, 0).UTC().Format("2006-01-02T15:04:05.000Z") }
