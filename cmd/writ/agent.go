@@ -177,6 +177,8 @@ life, and serve it to local keepers on a socket. The agent holds no kill switch:
 if it dies, work runs to the deadline of its last token and not longer.
 
 Root, the agent's own user and the users of --allow-uid may use the socket.`,
+		Example: `  sudo writ agent
+  writ agent --tpm swtpm:tpm.sock --state state --socket agent.sock`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			e, err := attestor.LoadEnrolment(state)
@@ -310,6 +312,8 @@ func newStatus() *cobra.Command {
 		Long: `Ask the agent whether this node has a valid token and, if not, why.
 
 Exit codes: 0 legitimate; 3 not legitimate; 5 the agent does not answer.`,
+		Example: `  writ status
+  writ status --json | jq .expires`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var s attestor.Status
@@ -363,7 +367,11 @@ func newToken() *cobra.Command {
 		Use:   "token [--audience A]",
 		Short: "Print a token of this node",
 		Long: `Print a fresh legitimacy token for an audience. It is bound to the agent's key:
-whoever presents it must also prove possession.`,
+whoever presents it must also prove possession.
+
+Exit codes: 0 printed; 3 refused; 5 agent or verifier do not answer.`,
+		Example: `  writ token
+  writ token --audience https://api.example.org`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var g protocol.Grant

@@ -53,6 +53,8 @@ rfc-eg-0010   a chain of events bound by SHA3-512 and BLAKE2b-512`, wantArgs("EX
 	f.StringVar(&key, "key", "", "Ed25519 key `file` that signs the envelope")
 	f.StringVar(&trust, "trust", "", "trust `file` of the domain")
 	f.StringVarP(&out, "output", "o", "-", "write to `file`")
+	cmd.Example = `  writ lineage export 7b6c0c6e-run --format native --trust trust.json
+  writ lineage export 7b6c0c6e-run --format in-toto --key signer.pem --trust trust.json -o lineage.dsse.json`
 	return cmd
 }
 

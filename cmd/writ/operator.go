@@ -78,7 +78,7 @@ func newNode() *cobra.Command {
 }
 
 func newNodeList() *cobra.Command {
-	return operatorCommand("list", "List the domain's nodes", "", cobra.NoArgs, func(cmd *cobra.Command, c *client.Client, o *operatorFlags, _ []string) error {
+	cmd := operatorCommand("list", "List the domain's nodes", "", cobra.NoArgs, func(cmd *cobra.Command, c *client.Client, o *operatorFlags, _ []string) error {
 		nodes := []protocol.Node{}
 		for after := ""; ; {
 			page, err := c.Nodes(cmd.Context(), after, 500)
@@ -104,10 +104,13 @@ func newNodeList() *cobra.Command {
 		}
 		return w.Flush()
 	})
+	cmd.Example = `  writ node list
+  writ node list --json | jq -r '.[] | select(.state != "synchronized") | .id'`
+	return cmd
 }
 
 func newNodeShow() *cobra.Command {
-	return operatorCommand("show NODE", "Show a node and its last decision", "", wantArgs("NODE"), func(cmd *cobra.Command, c *client.Client, o *operatorFlags, args []string) error {
+	cmd := operatorCommand("show NODE", "Show a node and its last decision", "", wantArgs("NODE"), func(cmd *cobra.Command, c *client.Client, o *operatorFlags, args []string) error {
 		n, err := c.Node(cmd.Context(), args[0])
 		if err != nil {
 			return err
@@ -117,6 +120,8 @@ func newNodeShow() *cobra.Command {
 		}
 		return printNode(cmd.OutOrStdout(), n)
 	})
+	cmd.Example = `  writ node show 5f0d2c9e8b7a61534f0d2c9e8b7a6153`
+	return cmd
 }
 
 func printNode(w io.Writer, n *protocol.Node) error {
@@ -152,6 +157,7 @@ func newNodeAct(verb, status, short, long string) *cobra.Command {
 		return err
 	})
 	cmd.Flags().StringVar(&reason, "reason", "", "why; the log holds a commitment to it")
+	cmd.Example = fmt.Sprintf("  writ node %s 5f0d2c9e8b7a61534f0d2c9e8b7a6153 --reason 'ticket 4711'", verb)
 	return cmd
 }
 
@@ -177,6 +183,8 @@ machine), only that TPM can use it and it enrols without an approval.`, cobra.No
 		_, err = fmt.Fprintln(cmd.OutOrStdout(), j.Token)
 		return err
 	})
+	create.Example = `  writ join-token create --class web > join.txt
+  writ join-token create --class web --ek $(ssh node writ provision --show-ek)`
 	create.Flags().StringVar(&req.Class, "class", "", "machine `class` of the node: names its reference set")
 	create.Flags().StringVar(&req.EK, "ek", "", "`digest` of the only EK that may use it")
 	create.Flags().DurationVar(&life, "life", 24*time.Hour, "how long it is good, at most 24h")
@@ -198,6 +206,8 @@ machine), only that TPM can use it and it enrols without an approval.`, cobra.No
 	revoke := operatorCommand("revoke ID", "End a join token", "", wantArgs("ID"), func(cmd *cobra.Command, c *client.Client, o *operatorFlags, args []string) error {
 		return c.RevokeJoinToken(cmd.Context(), args[0])
 	})
+	list.Example = `  writ join-token list`
+	revoke.Example = `  writ join-token revoke af1633bc15c76f20`
 	cmd.AddCommand(create, list, revoke)
 	return cmd
 }
@@ -221,11 +231,13 @@ verify checks with no network. Denials too.`, wantArgs("NODE"), func(cmd *cobra.
 	})
 	cmd.Flags().StringVarP(&out, "output", "o", "", "write the bundle to `file` (- for standard output)")
 	cmd.Flags().Int64Var(&index, "index", -1, "log `index` of the decision (default the latest)")
+	cmd.Example = `  writ bundle 5f0d2c9e8b7a61534f0d2c9e8b7a6153 -o node.writ.json
+  writ bundle 5f0d2c9e8b7a61534f0d2c9e8b7a6153 --index 1234 -o denial.writ.json`
 	return cmd
 }
 
 func newPublish() *cobra.Command {
-	return operatorCommand("publish FILE", "Publish a signed reference set", `Publish a signed reference set. It comes into force when as many operators have
+	cmd := operatorCommand("publish FILE", "Publish a signed reference set", `Publish a signed reference set. It comes into force when as many operators have
 published the same bytes as the domain's approvals say.
 
 Exit codes: 0 in force; 8 waiting for further operators; 3 refused.`, wantArgs("FILE"), func(cmd *cobra.Command, c *client.Client, o *operatorFlags, args []string) error {
@@ -253,6 +265,8 @@ Exit codes: 0 in force; 8 waiting for further operators; 3 refused.`, wantArgs("
 		}
 		return nil
 	})
+	cmd.Example = `  writ reference publish web.signed.json`
+	return cmd
 }
 
 func newFreeze(frozen bool) *cobra.Command {
@@ -277,6 +291,7 @@ func newFreeze(frozen bool) *cobra.Command {
 		return err
 	})
 	cmd.Flags().StringVar(&reason, "reason", "", "why; the log holds a commitment to it")
+	cmd.Example = fmt.Sprintf("  writ %s --reason 'ticket 4711'", use)
 	return cmd
 }
 
@@ -317,6 +332,9 @@ func newLog() *cobra.Command {
 		_, err = io.WriteString(cmd.OutOrStdout(), p)
 		return err
 	})
+	checkpoint.Example = `  writ log checkpoint`
+	entry.Example = `  writ log entry 17 > entry.json`
+	prove.Example = `  writ log prove 17 > proof.txt`
 	cmd.AddCommand(checkpoint, entry, prove, newLogVerify(), newLogFsck(), newLogReplay(), newLogWatch(), newLogWitness())
 	return cmd
 }
@@ -335,7 +353,9 @@ func newLogVerify() *cobra.Command {
 		Use:   "verify ENTRY PROOF --trust FILE",
 		Short: "Check offline that an entry is in the log",
 		Long:  "Check offline, by a trust file's log keys, that the entry in file ENTRY (writ log\nentry) stands in the log as file PROOF (writ log prove) says.",
-		Args:  wantArgs("ENTRY", "PROOF"),
+		Example: `  writ log entry 17 > entry.json; writ log prove 17 > proof.txt
+  writ log verify entry.json proof.txt --trust trust.json`,
+		Args: wantArgs("ENTRY", "PROOF"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if trust == "" {
 				return usageError(cmd, "--trust FILE is needed")

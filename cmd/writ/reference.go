@@ -131,9 +131,10 @@ func readSamples(cmd *cobra.Command, bundles, recorded []string) ([]reference.Sa
 
 func newShow() *cobra.Command {
 	return &cobra.Command{
-		Use:   "show FILE",
-		Short: "Print a reference set in words",
-		Args:  wantArgs("FILE"),
+		Use:     "show FILE",
+		Short:   "Print a reference set in words",
+		Example: "  writ reference show web.signed.json",
+		Args:    wantArgs("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s, err := readSet(cmd, args[0])
 			if err != nil {
@@ -245,7 +246,8 @@ func newSign() *cobra.Command {
 		Long: `Sign a reference set with an Ed25519 key (PEM, PKCS #8), as writ reference key
 makes one. --create-key makes it if the file does not exist; its public half
 belongs into the verifiers' reference_keys (writ reference key prints it).`,
-		Args: wantArgs("FILE"),
+		Example: `  writ reference sign web.json --key reference.pem -o web.signed.json`,
+		Args:    wantArgs("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if key == "" || out == "" {
 				return usageError(cmd, "--key and -o are needed")

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/spf13/cobra"
 )
 
 const recordings = "../../testdata"
@@ -212,9 +214,9 @@ func checkJSON(t *testing.T, name, cmd string, out []byte, want outcome) {
 // TestJSONShape pins the keys of both outputs, as others read them.
 func TestJSONShape(t *testing.T) {
 	for args, want := range map[string][]string{
-		"eventlog boots/c-grub-sb/eventlog.bin":                {"banks", "events", "findings"},
+		"eventlog boots/c-grub-sb/eventlog.bin":                {"banks", "boot", "events", "findings"},
 		"ima boots/c-grub-sb/ima.bin":                          {"banks", "entries", "findings", "pcr", "violations"},
-		"eventlog logs/go-attestation/option_rom_eventlog":     {"banks", "events", "findings"},
+		"eventlog logs/go-attestation/option_rom_eventlog":     {"banks", "boot", "events", "findings"},
 		"ima logs/tpm2-tss/sml-ima-sig-sha256-invalidated.bin": {"banks", "entries", "findings", "pcr", "violations"},
 	} {
 		cmd, path, _ := strings.Cut(args, " ")
@@ -271,11 +273,19 @@ func TestTooLarge(t *testing.T) {
 	}
 }
 
-// TestHelp: every command says in one line what it does.
+// TestHelp: every command says in one line what it does, and shows how.
 func TestHelp(t *testing.T) {
-	for _, cmd := range newRoot().Commands() {
-		if cmd.Short == "" || strings.HasSuffix(cmd.Short, ".") {
-			t.Errorf("writ %s: needs one line without full stop that says what it does", cmd.Name())
+	checkHelp(t, newRoot())
+}
+
+func checkHelp(t *testing.T, cmd *cobra.Command) {
+	for _, c := range cmd.Commands() {
+		if c.Short == "" || strings.HasSuffix(c.Short, ".") {
+			t.Errorf("%s: needs one line without full stop that says what it does", c.CommandPath())
 		}
+		if !c.HasSubCommands() && !strings.Contains(c.Example, c.CommandPath()) {
+			t.Errorf("%s: needs an example", c.CommandPath())
+		}
+		checkHelp(t, c)
 	}
 }
