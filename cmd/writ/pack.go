@@ -2,7 +2,10 @@ package main
 
 import (
 	"bytes"
+	"encoding/hex"
 	"fmt"
+	"path/filepath"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -102,4 +105,27 @@ func readCandidate(cmd *cobra.Command, path string, with []string) (*reference.S
 		return nil, exit(exitInvalid, fmt.Errorf("%s: %w", path, err), "name each with --with")
 	}
 	return whole, nil
+}
+
+// nameLists adds allow lists to a set before it is signed.
+func nameLists(cmd *cobra.Command, s *reference.Set, paths []string) error {
+	if len(paths) > 0 && s.IMA == nil {
+		s.IMA = &reference.IMA{Files: []reference.File{}}
+	}
+	for _, path := range paths {
+		raw, err := readInput(cmd, path, reference.MaxList)
+		if err != nil {
+			return err
+		}
+		l, err := reference.ParseList(raw)
+		if err != nil {
+			return exit(exitInvalid, fmt.Errorf("%s: %w", path, err), "sort it: LC_ALL=C sort -u")
+		}
+		sum := l.Digest()
+		ref := reference.ListRef{Digest: hex.EncodeToString(sum[:]), Name: filepath.Base(path)}
+		if !slices.ContainsFunc(s.IMA.Lists, func(o reference.ListRef) bool { return o.Digest == ref.Digest }) {
+			s.IMA.Lists = append(s.IMA.Lists, ref)
+		}
+	}
+	return nil
 }

@@ -31,7 +31,7 @@ func newReference() *cobra.Command {
 known to be good, read them, sign them, publish them.`,
 		RunE: needsCommand,
 	}
-	cmd.AddCommand(newDiff(), newKey(), newLearn(), newPack(), newPublish(), newShow(), newSign(), newTest())
+	cmd.AddCommand(newDiff(), newImport(), newKey(), newLearn(), newPack(), newPublish(), newShow(), newSign(), newTest())
 	return cmd
 }
 
@@ -237,6 +237,7 @@ func trimNewline(b []byte) []byte {
 
 func newSign() *cobra.Command {
 	var key, out string
+	var lists []string
 	var generation uint64
 	var valid time.Duration
 	var create bool
@@ -254,6 +255,9 @@ belongs into the verifiers' reference_keys (writ reference key prints it).`,
 			}
 			s, err := readSet(cmd, args[0])
 			if err != nil {
+				return err
+			}
+			if err := nameLists(cmd, s, lists); err != nil {
 				return err
 			}
 			if generation > 0 {
@@ -283,6 +287,7 @@ belongs into the verifiers' reference_keys (writ reference key prints it).`,
 	f.StringVarP(&out, "output", "o", "", "write the signed set to `file` (- for standard output)")
 	f.Uint64Var(&generation, "generation", 0, "set the generation; it must exceed the one in force")
 	f.DurationVar(&valid, "valid", 0, "let the set expire after this long")
+	f.StringArrayVar(&lists, "list", nil, "name the allow list in `file` in the set (repeatable); publish it with writ reference pack")
 	f.BoolVar(&create, "create-key", false, "make the key if the file does not exist")
 	return cmd
 }
