@@ -42,6 +42,7 @@ var layers = map[string]string{
 	"verifier/api":             "evidence verifier verifier/protocol verifier/bundle verifier/keys verifier/ledger verifier/token",
 	"verifier/client":          "evidence verifier/protocol verifier/bundle verifier/keys verifier/ledger verifier/token",
 	"internal/durable":         "",
+	"verifier/corim":           "verifier/reference",
 	"verifier/packages":        "",
 	"verifier/protocol":        "",
 	"verifier/lineage":         "verifier/bundle verifier/ledger",
@@ -70,6 +71,8 @@ var owners = map[string]string{
 	"github.com/google/go-eventlog":       "verifier",
 	"cel.dev/cel-go":                      "verifier/rules",
 	"github.com/veraison/cmw":             "evidence",
+	"github.com/veraison/corim":           "verifier/corim",
+	"github.com/veraison/swid":            "verifier/corim",
 	"github.com/go-jose/go-jose/v4":       "verifier/token",
 	"modernc.org/sqlite":                  "verifier/store",
 	"github.com/jackc/pgx/v5":             "verifier/store",
@@ -92,7 +95,7 @@ var owners = map[string]string{
 // unlinked says what a command must not link, directly or not.
 var unlinked = map[string][]string{
 	"cmd/writ":        {"github.com/labstack/echo", "modernc.org/sqlite", "github.com/jackc/pgx", "database/sql", "github.com/google/go-tpm-tools", "github.com/veraison/corim"},
-	"cmd/writ-keeper": {"github.com/labstack/echo", "modernc.org/sqlite", "github.com/google/go-tpm", "github.com/spf13/cobra", "golang.org/x/mod"},
+	"cmd/writ-keeper": {"github.com/labstack/echo", "github.com/veraison/corim", "modernc.org/sqlite", "github.com/google/go-tpm", "github.com/spf13/cobra", "golang.org/x/mod"},
 }
 
 func TestLayers(t *testing.T) {
