@@ -32,6 +32,7 @@ import (
 	"github.com/writ-attestation/writ/internal/durable"
 	"github.com/writ-attestation/writ/tpm/device"
 	"github.com/writ-attestation/writ/verifier/bundle"
+	"github.com/writ-attestation/writ/verifier/ledger"
 	"github.com/writ-attestation/writ/verifier/protocol"
 	"github.com/writ-attestation/writ/verifier/token"
 )
@@ -67,9 +68,10 @@ type Agent struct {
 	key *ecdsa.PrivateKey // of this start of the agent; the quote binds it
 	jwk []byte
 
-	attesting sync.Mutex // one quote at a time; guards the fields up to state
+	attesting sync.Mutex // one quote at a time; guards the fields up to mu, and q
 	next      *protocol.Challenge
-	heldLog   []byte // digest of the boot log the verifier holds
+	heldLog   []byte            // digest of the boot log the verifier holds
+	seen      ledger.Checkpoint // the largest one this node was given
 
 	mu    sync.Mutex // guards the fields below
 	state Status
@@ -104,34 +106,56 @@ func New(cfg Config) (*Agent, error) {
 	if len(cfg.Verifiers) == 0 || cfg.TPM == nil || cfg.Trust == nil || cfg.Log == nil {
 		return nil, errors.New("starting the agent: a TPM, a trust file, a logger and a verifier are needed")
 	}
-	ak, err := cfg.TPM.AK(cfg.Enrolment.Domain, cfg.Enrolment.Generation)
-	if err != nil {
-		return nil, fmt.Errorf("loading the attestation key: %w", err)
+	a := &Agent{cfg: cfg, q: quoter{tpm: cfg.TPM, domain: cfg.Enrolment.Domain, generation: cfg.Enrolment.Generation, logs: cfg.Logs}, watch: map[chan Push]bool{},
+		state: Status{Node: cfg.Enrolment.Node, Domain: cfg.Enrolment.Domain, Problem: "not attested yet"}}
+	var err error
+	if a.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
+		return nil, fmt.Errorf("making the agent's key: %w", err)
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("making the agent's key: %w", err), ak.Close())
+	if a.jwk, err = token.MarshalJWK(a.key.Public()); err != nil {
+		return nil, err
 	}
-	jwk, err := token.MarshalJWK(key.Public())
-	if err != nil {
-		return nil, errors.Join(err, ak.Close())
+	if note := a.checkpoint(); note != "" {
+		if a.seen, err = ledger.OpenCheckpoint([]byte(note), cfg.Trust.Log...); err != nil {
+			cfg.Log.Warn("the checkpoint kept is not of this domain's log and counts for nothing", "file", filepath.Join(cfg.Dir, checkpointFile), "error", err)
+		}
 	}
-	return &Agent{cfg: cfg, q: quoter{tpm: cfg.TPM, ak: ak, logs: cfg.Logs}, key: key, jwk: jwk, watch: map[chan Push]bool{},
-		state: Status{Node: cfg.Enrolment.Node, Domain: cfg.Enrolment.Domain, Problem: "not attested yet"}}, nil
+	if err := a.q.load(); err != nil {
+		return nil, err
+	}
+	return a, nil
 }
 
 // Close unloads the attestation key.
-func (a *Agent) Close() error { return a.q.ak.Close() }
+func (a *Agent) Close() error {
+	a.attesting.Lock()
+	defer a.attesting.Unlock()
+	return a.q.ak.Close()
+}
 
 // Run renews the base token at a third of its life until ctx is done, and
-// listens for events meanwhile.
+// listens for events meanwhile. It gives up only when the connection to the TPM
+// is lost (*device.NoTPMError): then the agent is to be started anew.
 func (a *Agent) Run(ctx context.Context) error {
-	go a.listen(ctx)
+	ctx, cancel := context.WithCancel(ctx)
+	listened := make(chan struct{})
+	go func() {
+		defer close(listened)
+		a.listen(ctx)
+	}()
+	defer func() {
+		cancel()
+		<-listened
+	}()
 	retry := backoff.NewExponentialBackOff()
 	retry.InitialInterval, retry.MaxInterval, retry.RandomizationFactor = 200*time.Millisecond, 20*time.Second, 0.5
 	for {
 		wait := time.Duration(0)
-		if err := a.attest(ctx); err != nil {
+		err := a.attest(ctx, false)
+		if no := (*device.NoTPMError)(nil); errors.As(err, &no) {
+			return fmt.Errorf("attesting: %w", err)
+		}
+		if err != nil {
 			wait = retry.NextBackOff()
 			a.cfg.Log.WarnContext(ctx, "attestation failed", "error", err, "retry_in", wait.Round(time.Millisecond))
 		} else {
@@ -154,10 +178,14 @@ func (a *Agent) renewIn() time.Duration {
 	return max(third+time.Duration((mathrand.Float64()-0.5)*0.2*float64(third)), 100*time.Millisecond)
 }
 
-// attest takes one quote and gets a new base token for it.
-func (a *Agent) attest(ctx context.Context) error {
+// attest takes one quote and gets a new base token for it. With ifStale, it does
+// nothing when somebody else's attestation has just made the token fresh.
+func (a *Agent) attest(ctx context.Context, ifStale bool) error {
 	a.attesting.Lock()
 	defer a.attesting.Unlock()
+	if ifStale && !a.stale() {
+		return nil
+	}
 	asked := time.Now()
 	out, err := a.ask(ctx)
 	if r := (*protocol.Refusal)(nil); errors.As(err, &r) {
@@ -170,13 +198,20 @@ func (a *Agent) attest(ctx context.Context) error {
 		a.mu.Unlock()
 		return err
 	}
-	return a.granted(ctx, out, asked)
+	a.granted(ctx, out, asked)
+	return nil
+}
+
+// granted is an answer that is yes, and the claims of its token.
+type granted struct {
+	*protocol.Outcome
+	claims *token.Claims
 }
 
 // ask sends evidence to the verifiers in turn until one answers. A refusal is
 // an answer, except that a challenge may have lapsed or a log be unknown there:
 // then once more, from the start.
-func (a *Agent) ask(ctx context.Context) (*protocol.Outcome, error) {
+func (a *Agent) ask(ctx context.Context) (*granted, error) {
 	var lost []error
 	for i := range a.cfg.Verifiers {
 		n := (a.preferred() + i) % len(a.cfg.Verifiers)
@@ -203,7 +238,10 @@ func (a *Agent) preferred() int {
 	return a.first
 }
 
-func (a *Agent) exchange(ctx context.Context, v Verifier) (*protocol.Outcome, error) {
+// exchange gets a challenge, unless the last answer brought one, and sends
+// evidence. An answer that is not of this domain's issuer, for this node, key and
+// request, counts as none.
+func (a *Agent) exchange(ctx context.Context, v Verifier) (*granted, error) {
 	e := &a.cfg.Enrolment
 	if a.next == nil || time.Now().After(a.next.Expires.Add(-time.Second)) {
 		c, err := v.Challenge(ctx, protocol.ChallengeRequest{Node: e.Node, Checkpoint: a.checkpoint()})
@@ -219,11 +257,12 @@ func (a *Agent) exchange(ctx context.Context, v Verifier) (*protocol.Outcome, er
 	a.next = nil // each is good once
 	ev := evidence.New(evidence.Quote{})
 	ev.Set(evidence.BindKey, evidence.Item{Content: a.jwk})
-	ev.Set(evidence.Ask, evidence.Item{Content: evidence.Request{Audience: "spiffe://" + e.Domain + "/enclave", Level: a.cfg.Level, R: random(32), ID: random(16)}.Marshal()})
+	req := evidence.Request{Audience: "spiffe://" + e.Domain + "/enclave", Level: a.cfg.Level, R: random(32), ID: random(16)}
+	ev.Set(evidence.Ask, evidence.Item{Content: req.Marshal()})
 	if err := a.q.bootLog(ev, a.heldLog); err != nil {
 		return nil, err
 	}
-	if err := a.q.take(ev, evidence.Attestation, e.Domain, e.Node, nonce); err != nil {
+	if err := a.q.take(ev, evidence.Attestation, e.Node, nonce); err != nil {
 		return nil, err
 	}
 	a.q.shorten(ev)
@@ -231,7 +270,33 @@ func (a *Agent) exchange(ctx context.Context, v Verifier) (*protocol.Outcome, er
 	if err != nil {
 		return nil, err
 	}
-	return v.Attest(ctx, body)
+	out, err := v.Attest(ctx, body)
+	if err != nil {
+		return nil, err
+	}
+	c, err := a.verify(out.Token, req)
+	if err != nil {
+		return nil, fmt.Errorf("checking the token the verifier gave: %w", err)
+	}
+	return &granted{out, c}, nil
+}
+
+func (a *Agent) verify(tok string, req evidence.Request) (*token.Claims, error) {
+	jkt, err := token.ThumbprintJWK(a.jwk)
+	if err != nil {
+		return nil, err
+	}
+	e := &a.cfg.Enrolment
+	c, err := token.Verify(tok, a.cfg.Trust.TokenKeys, token.Expect{Issuer: a.cfg.Trust.IssuerURL(), Domain: e.Domain, Audience: req.Audience, Nonce: req.R, JKT: jkt}, time.Now())
+	if err == nil && c.Subject != a.subject() {
+		err = fmt.Errorf("it is for %s", c.Subject)
+	}
+	return c, err
+}
+
+// subject names this node in tokens and events.
+func (a *Agent) subject() string {
+	return "spiffe://" + a.cfg.Enrolment.Domain + "/node/" + a.cfg.Enrolment.Node
 }
 
 // random returns n random bytes as base64url.
@@ -270,24 +335,18 @@ func (a *Agent) learned(o *protocol.Outcome) {
 	}
 }
 
-func (a *Agent) granted(ctx context.Context, o *protocol.Outcome, asked time.Time) error {
+func (a *Agent) granted(ctx context.Context, o *granted, asked time.Time) {
 	e := &a.cfg.Enrolment
-	want := token.Expect{Issuer: a.cfg.Trust.IssuerURL(), Domain: e.Domain, Audience: "spiffe://" + e.Domain + "/enclave"}
-	c, err := token.Verify(o.Token, a.cfg.Trust.TokenKeys, want, time.Now())
-	if err != nil {
-		return fmt.Errorf("checking the token the verifier gave: %w", err)
-	}
-	a.learned(o)
+	a.learned(o.Outcome)
 	a.keepCheckpoint(ctx, o.Receipt)
 	a.mu.Lock()
 	if !a.state.Legitimate {
-		a.cfg.Log.InfoContext(ctx, "the node is legitimate", "node", e.Node, "domain", e.Domain, "seq", c.Writ.Seq, "until", time.Unix(c.Expires, 0).UTC().Format(time.RFC3339))
+		a.cfg.Log.InfoContext(ctx, "the node is legitimate", "node", e.Node, "domain", e.Domain, "seq", o.claims.Writ.Seq, "until", time.Unix(o.claims.Expires, 0).UTC().Format(time.RFC3339))
 	}
 	a.base, a.last, a.since = o.Token, o.Token, asked
-	a.state.Legitimate, a.state.Expires, a.state.Seq, a.state.Verdict, a.state.Problem, a.state.Since = true, c.Expires, c.Writ.Seq, o.Verdict, "", time.Now()
+	a.state.Legitimate, a.state.Expires, a.state.Seq, a.state.Verdict, a.state.Problem, a.state.Since = true, o.claims.Expires, o.claims.Writ.Seq, o.Verdict, "", time.Now()
 	a.mu.Unlock()
 	a.tell(Push{Renewed: true})
-	return nil
 }
 
 func (a *Agent) refused(r *protocol.Refusal, at time.Time) {
@@ -332,7 +391,7 @@ func (a *Agent) heard(event string) {
 		a.cfg.Log.Warn("an event that does not verify was ignored", "error", err)
 		return
 	}
-	if e.Subject != "spiffe://"+a.cfg.Enrolment.Domain+"/node/"+a.cfg.Enrolment.Node {
+	if e.Subject != a.subject() {
 		return
 	}
 	a.mu.Lock()
@@ -369,7 +428,7 @@ func (a *Agent) Status() Status {
 // a third of its life, so that the execution gets nearly all of it.
 func (a *Agent) Lease(ctx context.Context, req evidence.Request) (*protocol.Grant, error) {
 	if a.stale() {
-		if err := a.attest(ctx); err != nil && a.current() == "" {
+		if err := a.attest(ctx, true); err != nil && a.current() == "" {
 			return nil, err
 		}
 	}
@@ -447,13 +506,21 @@ func (a *Agent) checkpoint() string {
 }
 
 // keepCheckpoint stores the signed checkpoint of a receipt, so that a verifier
-// restored to an earlier state is confronted with it.
+// restored to an earlier state is confronted with it. A smaller one than the last
+// shows such a verifier: the last one is kept, and sent with the next challenge.
 func (a *Agent) keepCheckpoint(ctx context.Context, receipt string) {
-	_, note, ok := strings.Cut(receipt, "\n\n")
-	if !ok {
+	_, note, _ := strings.Cut(receipt, "\n\n")
+	c, err := ledger.OpenCheckpoint([]byte(note), a.cfg.Trust.Log...)
+	if err == nil && (c.Size < a.seen.Size || c.Size == a.seen.Size && c.Root != a.seen.Root) {
+		err = fmt.Errorf("it is of size %d, but one of size %d was signed before; the verifier's history was set back", c.Size, a.seen.Size)
+		a.next = nil
+	}
+	if err == nil {
+		err = durable.WriteFile(filepath.Join(a.cfg.Dir, checkpointFile), []byte(note), 0o644)
+	}
+	if err != nil {
+		a.cfg.Log.ErrorContext(ctx, "keeping the checkpoint of a receipt failed", "error", err)
 		return
 	}
-	if err := durable.WriteFile(filepath.Join(a.cfg.Dir, checkpointFile), []byte(note), 0o644); err != nil {
-		a.cfg.Log.WarnContext(ctx, "keeping the checkpoint failed", "error", err)
-	}
+	a.seen = c
 }

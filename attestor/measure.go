@@ -35,13 +35,37 @@ func DefaultLogs() Logs {
 // quoter is the TPM with the domain's attestation key loaded: one command per
 // quote.
 type quoter struct {
-	tpm  *device.TPM
-	ak   *device.AK
-	logs Logs
+	tpm        *device.TPM
+	ak         *device.AK
+	domain     string // and generation: of the key
+	generation uint32
+	logs       Logs
 
 	values map[int][]byte // PCRs as last proven, so that a renewal reads none
 	proven position       // how much of the IMA list they prove
 	sent   int64          // how much of it the verifier is known to hold
+}
+
+// load makes the attestation key in the TPM.
+func (q *quoter) load() (err error) {
+	q.ak, err = q.tpm.AK(q.domain, q.generation)
+	if err != nil {
+		return fmt.Errorf("loading the attestation key: %w", err)
+	}
+	return nil
+}
+
+// quote has the TPM sign. Keys that were loaded are gone when the machine slept:
+// then the key is made again, once.
+func (q *quoter) quote(extraData []byte) (attest, sig []byte, err error) {
+	attest, sig, err = q.ak.Quote(extraData, PCRs)
+	if no := (*device.NoTPMError)(nil); err == nil || errors.As(err, &no) {
+		return attest, sig, err
+	}
+	if err := errors.Join(q.ak.Close(), q.load()); err != nil {
+		return nil, nil, err
+	}
+	return q.ak.Quote(extraData, PCRs)
 }
 
 // position is a place in the IMA list.
@@ -54,20 +78,19 @@ type position struct {
 // Collect takes evidence for `writ collect`: signed for its own purpose, so
 // that no verifier ever grants on it.
 func Collect(t *device.TPM, logs Logs, domain string, generation uint32, node string, nonce [32]byte) (*evidence.Evidence, []byte, error) {
-	ak, err := t.AK(domain, generation)
-	if err != nil {
-		return nil, nil, fmt.Errorf("making the attestation key: %w", err)
+	q := &quoter{tpm: t, domain: domain, generation: generation, logs: logs}
+	if err := q.load(); err != nil {
+		return nil, nil, err
 	}
-	defer ak.Close()
-	q := &quoter{tpm: t, ak: ak, logs: logs}
+	defer q.ak.Close()
 	ev := evidence.New(evidence.Quote{})
 	if err := q.bootLog(ev, nil); err != nil {
 		return nil, nil, err
 	}
-	if err := q.take(ev, evidence.Collection, domain, node, nonce); err != nil {
+	if err := q.take(ev, evidence.Collection, node, nonce); err != nil {
 		return nil, nil, err
 	}
-	return ev, ak.Public(), nil
+	return ev, q.ak.Public(), nil
 }
 
 // bootLog adds the UEFI log, or only its digest when the verifier is known to
@@ -88,11 +111,11 @@ func (q *quoter) bootLog(ev *evidence.Evidence, held []byte) error {
 
 // take quotes over the items already in ev and then reads the list that grows
 // meanwhile: what the TPM signed is a prefix of it.
-func (q *quoter) take(ev *evidence.Evidence, p evidence.Purpose, domain, node string, nonce [32]byte) error {
-	binding := ev.Binding(p, domain, node, nonce)
-	attest, sig, err := q.ak.Quote(binding[:], PCRs)
+func (q *quoter) take(ev *evidence.Evidence, p evidence.Purpose, node string, nonce [32]byte) error {
+	binding := ev.Binding(p, q.domain, node, nonce)
+	attest, sig, err := q.quote(binding[:])
 	if err != nil {
-		return fmt.Errorf("quoting: %w", err)
+		return err
 	}
 	list, err := readLog(q.logs.IMA, evidence.MaxSize)
 	if err != nil {

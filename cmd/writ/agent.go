@@ -254,7 +254,7 @@ func runAgent(ctx context.Context, cfg attestor.Config, socket attestor.Socket) 
 		served <- a.Serve(ctx, l, socket)
 		cancel()
 	}()
-	err = a.Run(ctx)
+	err = tpmError(a.Run(ctx))
 	cancel()
 	return errors.Join(err, <-served)
 }
