@@ -31,6 +31,7 @@ import (
 	"github.com/writ-attestation/writ/verifier/protocol"
 	"github.com/writ-attestation/writ/verifier/reference"
 	"github.com/writ-attestation/writ/verifier/store"
+	"github.com/writ-attestation/writ/verifier/store/storetest"
 	"github.com/writ-attestation/writ/verifier/token"
 )
 
@@ -49,6 +50,8 @@ type domain struct {
 	log    *ledger.Log
 	cfg    verifier.Config
 	stop   func()
+	memory *storetest.Memory
+	reads  reads
 
 	mu     sync.Mutex
 	began  time.Time
@@ -58,11 +61,18 @@ type domain struct {
 
 func newDomain(t testing.TB, change ...func(*verifier.Config)) *domain {
 	t.Helper()
+	return openDomain(t, nil, change...)
+}
+
+// openDomain is newDomain on a given store, which the race detector slows down
+// less than a database; nil: on SQLite.
+func openDomain(t testing.TB, memory *storetest.Memory, change ...func(*verifier.Config)) *domain {
+	t.Helper()
 	maker, err := swtpm.NewCA("test maker", time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &domain{t: t, dir: t.TempDir(), maker: maker, began: time.Now()}
+	d := &domain{memory: memory, t: t, dir: t.TempDir(), maker: maker, began: time.Now()}
 	d.refKey = ed25519.NewKeyFromSeed(make([]byte, 32))
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -83,18 +93,41 @@ func newDomain(t testing.TB, change ...func(*verifier.Config)) *domain {
 	return d
 }
 
+// reads lets a test act between what a request reads and what it commits.
+type reads struct {
+	ledger.Store
+	after sync.Map // kind of row -> func(), called once, after a row of that kind was read
+}
+
+func (r *reads) Rows(ctx context.Context, keys []ledger.Key) ([]ledger.Put, error) {
+	rows, err := r.Store.Rows(ctx, keys)
+	for _, k := range keys {
+		if f, ok := r.after.LoadAndDelete(k.Kind); ok {
+			f.(func())()
+		}
+	}
+	return rows, err
+}
+
 // start opens store, log and service in the domain's directory.
 func (d *domain) start() error {
 	ctx := context.Background()
-	st, err := store.OpenSQLite(ctx, filepath.Join(d.dir, "writ.db"))
+	shut := func() {}
+	if d.memory != nil {
+		d.reads.Store = d.memory
+	} else {
+		st, err := store.OpenSQLite(ctx, filepath.Join(d.dir, "writ.db"))
+		if err != nil {
+			return err
+		}
+		d.reads.Store, shut = st, func() { st.Close() }
+	}
+	log, err := ledger.Open(ctx, ledger.Config{Store: &d.reads, Origin: d.cfg.Domain + "/log", Key: ed25519.NewKeyFromSeed(bytes32(1)), GuardFile: filepath.Join(d.dir, "guard"), Now: d.now})
 	if err != nil {
+		shut()
 		return err
 	}
-	log, err := ledger.Open(ctx, ledger.Config{Store: st, Origin: d.cfg.Domain + "/log", Key: ed25519.NewKeyFromSeed(bytes32(1)), GuardFile: filepath.Join(d.dir, "guard"), Now: d.now})
-	if err != nil {
-		return errors.Join(err, st.Close())
-	}
-	d.stop = func() { log.Close(); st.Close() }
+	d.stop = func() { log.Close(); shut() }
 	d.log, d.cfg.Log = log, log
 	if d.Service, err = verifier.New(ctx, d.cfg); err != nil {
 		d.stop()
@@ -288,6 +321,7 @@ type shot struct {
 	log, list    []byte
 	offset       int
 	byDigest     bool
+	key          []byte                   // JWK to bind; nil: the node's own
 	change       func(*evidence.Evidence) // after the quote
 }
 
@@ -308,11 +342,10 @@ func (d *domain) shotWith(n *node, c protocol.Challenge) *shot {
 func (s *shot) take(n *node) []byte {
 	n.t.Helper()
 	ev := evidence.New(evidence.Quote{})
-	jwk, err := token.MarshalJWK(n.key.Public())
-	if err != nil {
-		n.t.Fatal(err)
+	if s.key == nil {
+		s.key = jwk(n.t, n)
 	}
-	ev.Set(evidence.BindKey, evidence.Item{Content: jwk})
+	ev.Set(evidence.BindKey, evidence.Item{Content: s.key})
 	ev.Set(evidence.Ask, evidence.Item{Content: s.req.Marshal()})
 	if s.byDigest {
 		sum := sha256.Sum256(s.log)
@@ -402,13 +435,18 @@ func (d *domain) sample(n *node) reference.Sample {
 	return out
 }
 
-func (d *domain) publish(set *reference.Set) {
+func (d *domain) signed(set *reference.Set) []byte {
 	d.t.Helper()
 	env, err := reference.Sign(set, d.refKey)
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	p, err := d.Publish(context.Background(), operator, env)
+	return env
+}
+
+func (d *domain) publish(set *reference.Set) {
+	d.t.Helper()
+	p, err := d.Publish(context.Background(), operator, d.signed(set))
 	if err != nil {
 		d.t.Fatal(err)
 	}
