@@ -60,7 +60,6 @@ type part struct {
 // run is the committer: one transaction at a time, each for all drafts that are
 // waiting when it has the head lock.
 func (l *Log) run(ctx context.Context) {
-	defer close(l.done)
 	tip := l.current()
 	for {
 		select {

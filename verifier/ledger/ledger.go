@@ -139,7 +139,8 @@ type Log struct {
 
 	queue queue
 	stop  context.CancelFunc
-	done  chan struct{} // closed when the committer has ended
+
+	running sync.WaitGroup // the committer, and who listens for other verifiers
 
 	mu      sync.Mutex
 	head    *head         // what readers see: committed and guarded
@@ -163,7 +164,6 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 		origin:  cfg.Origin,
 		log:     cfg.Log,
 		now:     cfg.Now,
-		done:    make(chan struct{}),
 		changed: make(chan struct{}),
 	}
 	if l.log == nil {
@@ -187,20 +187,21 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 	run, stop := context.WithCancel(context.Background())
 	l.stop = stop
 	l.queue.wake = make(chan struct{}, 1)
-	go l.run(run)
+	l.running.Go(func() { l.run(run) })
 	if s, ok := l.store.(Shared); ok {
-		go s.Listen(run, l.queue.signal)
+		l.running.Go(func() { s.Listen(run, l.queue.signal) })
 	}
 	l.log.InfoContext(ctx, "log opened", "origin", l.origin, "size", l.head.edge.size)
 	return l, nil
 }
 
 // Close ends the log: drafts not yet begun are answered with ErrClosed, those
-// begun are completed. The store stays open.
+// begun are completed, which may take as long as a database waits for its
+// standby. The store stays open.
 func (l *Log) Close() error {
 	l.queue.close()
 	l.stop()
-	<-l.done
+	l.running.Wait()
 	return l.guard.close()
 }
 

@@ -87,8 +87,7 @@ func (c *cutter) pass(to io.Writer, from io.Reader, end func()) {
 // before its answer is back. Neither says which it was.
 func TestConnectionCutInCommit(t *testing.T) {
 	t.Parallel()
-	c := storetest.NewCluster(t, "fsync=off")
-	defer c.Close()
+	c := storetest.Shared(t)
 	dir := t.TempDir()
 	l, err := net.Listen("unix", filepath.Join(dir, filepath.Base(c.Socket())))
 	if err != nil {

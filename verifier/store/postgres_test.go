@@ -264,27 +264,25 @@ func TestMigrateTogether(t *testing.T) {
 // TestHistoryCannotBeChanged tries as the database's owner.
 func TestHistoryCannotBeChanged(t *testing.T) {
 	t.Parallel()
-	c := storetest.NewCluster(t, "fsync=off")
-	defer c.Close()
+	c := storetest.Shared(t)
 	url := c.URL(t)
+	schema := url[strings.LastIndex(url, "=")+1:]
 	s, l := verifierOn(t, url, 0)
-	for i := range 300 {
-		if _, err := l.Append(t.Context(), request(fmt.Sprint(i))); err != nil {
-			t.Fatal(err)
-		}
+	if _, err := l.Append(t.Context(), request("only")); err != nil {
+		t.Fatal(err)
 	}
 	for _, sql := range []string{
 		"UPDATE log_entries SET data = ''", "DELETE FROM log_entries", "TRUNCATE log_entries",
 		"UPDATE log_tiles SET data = ''", "DELETE FROM log_tiles", "TRUNCATE log_tiles",
 		"UPDATE log_head SET size = size - 1", "UPDATE log_head SET root = ''", "DELETE FROM log_head", "TRUNCATE log_head",
 	} {
-		out := c.Try("SET search_path = s1; " + sql)
+		out := c.Try("SET search_path = " + schema + "; " + sql)
 		if !strings.Contains(out, "never changed or removed") && !strings.Contains(out, "only grows") {
 			t.Errorf("%s: %s", sql, out)
 		}
 	}
 	wantOnce(t, s, l, nil, nil)
-	c.Exec(t, "INSERT INTO s1.schema_version VALUES (99)")
+	c.Exec(t, "INSERT INTO "+schema+".schema_version VALUES (99)")
 	if _, err := store.OpenPostgres(t.Context(), url); err == nil || !strings.Contains(err.Error(), "version 99") {
 		t.Errorf("opening a newer schema = %v", err)
 	}

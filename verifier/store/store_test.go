@@ -38,6 +38,7 @@ func openPostgres(t testing.TB, url string) *store.Postgres {
 }
 
 func TestContract(t *testing.T) {
+	t.Parallel()
 	t.Run("sqlite", func(t *testing.T) {
 		storetest.Run(t, func(t *testing.T) ledger.Store {
 			return open(t, filepath.Join(t.TempDir(), "writ ?#%.db"))

@@ -35,16 +35,22 @@ var shared struct {
 	*Cluster
 }
 
-// Postgres returns the URL of a new, empty schema on a server that all tests of
-// this process share.
+// Postgres returns the URL of a new, empty schema on the server of [Shared].
 func Postgres(t testing.TB) string {
+	t.Helper()
+	return Shared(t).URL(t)
+}
+
+// Shared returns the server that all tests of this process share. Nobody stops
+// it or changes its settings.
+func Shared(t testing.TB) *Cluster {
 	t.Helper()
 	shared.Lock()
 	defer shared.Unlock()
 	if shared.Cluster == nil {
 		shared.Cluster = NewCluster(t, "fsync=off", "full_page_writes=off", "synchronous_commit=off")
 	}
-	return shared.URL(t)
+	return shared.Cluster
 }
 
 // NewCluster starts a server with settings such as "fsync=off".
