@@ -22,6 +22,7 @@ func newReference() *cobra.Command {
 		Short: "Exchange reference values as CoRIM",
 		Long: `Exchange reference values with other verifiers as CoRIM. All else about reference
 sets is done with writ reference.`,
+		Example: "  writd reference export web.signed.json -o web.corim",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return errors.New("no command given; see writd reference --help")
 		},
