@@ -17,9 +17,9 @@ import (
 	"time"
 
 	"github.com/writ-attestation/writ/attestor"
-	"github.com/writ-attestation/writ/evidence"
 	"github.com/writ-attestation/writ/verifier/bundle"
 	"github.com/writ-attestation/writ/verifier/client"
+	"github.com/writ-attestation/writ/verifier/keys"
 	"github.com/writ-attestation/writ/verifier/ledger"
 	"github.com/writ-attestation/writ/verifier/protocol"
 	"github.com/writ-attestation/writ/verifier/token"
@@ -198,13 +198,20 @@ func TestKillNineLosesNothing(t *testing.T) {
 	}
 }
 
-// startAgent runs a real agent, which nobody looks after.
-func startAgent(t *testing.T, ctx context.Context, n *node, trust *bundle.Trust) (*attestor.Agent, <-chan error) {
+// newAgent makes a real agent with a state directory.
+func newAgent(t *testing.T, n *node, trust *bundle.Trust, state string) *attestor.Agent {
 	t.Helper()
-	a, err := attestor.New(attestor.Config{Enrolment: n.enrol, Trust: trust, Dir: t.TempDir(), TPM: n.tpm, Logs: n.logs(), Verifiers: []attestor.Verifier{n.http}, Level: "E2", Log: slog.New(slog.DiscardHandler)})
+	a, err := attestor.New(attestor.Config{Enrolment: n.enrol, Trust: trust, Dir: state, TPM: n.tpm, Logs: n.logs(), Verifiers: []attestor.Verifier{n.http}, Level: "E2", Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
+	return a
+}
+
+// startAgent runs an agent, which nobody looks after.
+func startAgent(t *testing.T, ctx context.Context, n *node, trust *bundle.Trust) (*attestor.Agent, <-chan error) {
+	t.Helper()
+	a := newAgent(t, n, trust, t.TempDir())
 	ended := make(chan error, 1)
 	go func() { ended <- a.Run(ctx) }()
 	return a, ended
@@ -214,8 +221,7 @@ func startAgent(t *testing.T, ctx context.Context, n *node, trust *bundle.Trust)
 // leases, and hears of a revocation.
 func recovered(t *testing.T, ctx context.Context, d *domain, n *node, a *attestor.Agent, pushes <-chan attestor.Push) {
 	t.Helper()
-	req := evidence.Request{Audience: "spiffe://" + n.enrol.Domain + "/enclave", Level: "E2", R: random(32), ID: random(16)}
-	if _, err := a.Lease(ctx, req); err != nil {
+	if _, err := a.Lease(ctx, n.request()); err != nil {
 		t.Fatalf("the agent does not recover: %v", err)
 	}
 	time.Sleep(time.Second) // it follows events again within 700 ms
@@ -307,4 +313,72 @@ func rootsOf(leaves [][]byte) []ledger.Hash {
 		roots = append(roots, root)
 	}
 	return roots
+}
+
+// TestEverythingRestored puts database, guard file and keys back together, so
+// that nothing of the verifier's own shows that a revocation is missing. The
+// checkpoint that a node was given does.
+func TestEverythingRestored(t *testing.T) {
+	t.Parallel()
+	data, saved, state := filepath.Join(t.TempDir(), "data"), filepath.Join(t.TempDir(), "saved"), t.TempDir()
+	d := newDomain(t, "writd", data, "--listen", fixedPort(t))
+	n, other := d.machine("a-direct"), d.machine("a-direct")
+	d.learn(n)
+	trust, err := n.http.Domain(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	lease := func() error {
+		a := newAgent(t, n, trust, state)
+		defer a.Close()
+		_, err := a.Lease(t.Context(), n.request())
+		return err
+	}
+	restart := func(between func() error) {
+		if code := d.end(syscall.SIGTERM); code != 0 {
+			t.Fatalf("writd ended with %d:\n%s", code, &d.stderr)
+		}
+		if err := between(); err != nil {
+			t.Fatal(err)
+		}
+		d.start()
+	}
+	if err := lease(); err != nil {
+		t.Fatal(err)
+	}
+	restart(func() error { return os.CopyFS(saved, os.DirFS(data)) })
+	if err := lease(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.operator.SetStatus(t.Context(), n.id, protocol.StatusChange{Status: "revoked", Reason: "stolen"}); err != nil {
+		t.Fatal(err)
+	}
+	restart(func() error {
+		return errors.Join(os.RemoveAll(data), os.CopyFS(data, os.DirFS(saved)), lockDown(data))
+	})
+	if _, err := other.attest(t.Context()); err != nil {
+		t.Fatalf("nobody has shown yet that the log was set back: %v", err)
+	}
+	for _, attest := range []func() error{lease, func() error { _, err := other.attest(t.Context()); return err }} {
+		r := (*protocol.Refusal)(nil)
+		if err := attest(); err == nil || errors.As(err, &r) && r.Code != protocol.DomainFrozen {
+			t.Errorf("after a node has shown a checkpoint that the log contradicts: %v", err)
+		}
+	}
+	d.end(syscall.SIGTERM)
+	within, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	again := exec.CommandContext(within, d.args[0], d.args[1:]...)
+	if out, err := again.CombinedOutput(); err == nil || again.ProcessState.ExitCode() != exitDiverged {
+		t.Errorf("writd started on a log that was set back: %v\n%s", err, out)
+	}
+}
+
+// lockDown gives key files back the rights that CopyFS does not copy.
+func lockDown(data string) error {
+	files, err := filepath.Glob(filepath.Join(data, "keys", "*"))
+	for _, f := range append(files, filepath.Join(data, keys.OperatorFile)) {
+		err = errors.Join(err, os.Chmod(f, 0o600))
+	}
+	return err
 }
