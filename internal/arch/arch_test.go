@@ -86,9 +86,7 @@ var owners = map[string]string{
 	"github.com/spf13/cobra":              "cmd/",
 	"github.com/pelletier/go-toml/v2":     "cmd/",
 	"github.com/cenkalti/backoff/v5":      "attestor enclave",
-	"golang.org/x/sync":                   "attestor verifier",
 	"golang.org/x/sys":                    "enclave tpm/device tpm/swtpm cmd/ attestor",
-	"github.com/elastic/go-seccomp-bpf":   "enclave",
 	"github.com/google/go-cmp":            "verifier/store/storetest",
 }
 
