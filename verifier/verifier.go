@@ -174,6 +174,9 @@ func (s *Service) Log() *ledger.Log { return s.log }
 // offline. It is public.
 func (s *Service) Trust(logKey string) (*bundle.Trust, error) {
 	t := &bundle.Trust{V: 1, Domain: s.cfg.Domain, Log: []string{logKey}, TokenKeys: s.cfg.TokenKeys}
+	if s.cfg.ReferenceThreshold > 1 {
+		t.Threshold = s.cfg.ReferenceThreshold
+	}
 	if s.cfg.Issuer != "https://"+s.cfg.Domain {
 		t.Issuer = s.cfg.Issuer
 	}

@@ -99,12 +99,13 @@ func strict(b []byte, v any) error {
 type Trust struct {
 	V             int        `json:"v"`
 	Domain        string     `json:"domain"`
-	Issuer        string     `json:"issuer,omitempty"` // empty: https://<domain>
-	Log           []string   `json:"log"`              // the log's keys, in note format
-	TokenKeys     token.Keys `json:"token_keys"`       // JWKS
-	ReferenceKeys []string   `json:"reference_keys"`   // PEM, Ed25519
-	EKRoots       []string   `json:"ek_roots"`         // PEM
-	WitnessPolicy string     `json:"witness_policy"`   // c2sp.org/tlog-policy; empty: none
+	Issuer        string     `json:"issuer,omitempty"`              // empty: https://<domain>
+	Log           []string   `json:"log"`                           // the log's keys, in note format
+	TokenKeys     token.Keys `json:"token_keys"`                    // JWKS
+	ReferenceKeys []string   `json:"reference_keys"`                // PEM, Ed25519
+	Threshold     int        `json:"reference_threshold,omitempty"` // signatures a set needs; 0: one
+	EKRoots       []string   `json:"ek_roots"`                      // PEM
+	WitnessPolicy string     `json:"witness_policy"`                // c2sp.org/tlog-policy; empty: none
 }
 
 // ParseTrust reads a trust file. White space is free here: people edit it.
@@ -115,6 +116,9 @@ func ParseTrust(b []byte) (*Trust, error) {
 	}
 	if t.V != 1 || t.Domain == "" {
 		return nil, fmt.Errorf("reading the trust file: expected version 1 and a domain, found version %d and %q", t.V, t.Domain)
+	}
+	if t.Threshold < 0 {
+		return nil, fmt.Errorf("reading the trust file: reference_threshold %d is negative", t.Threshold)
 	}
 	if _, err := t.references(); err != nil {
 		return nil, fmt.Errorf("reading the trust file: %w", err)

@@ -6,10 +6,12 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
 
+	"github.com/writ-attestation/writ/evidence"
 	"github.com/writ-attestation/writ/verifier/appraisal"
 	"github.com/writ-attestation/writ/verifier/ledger"
 	"github.com/writ-attestation/writ/verifier/token"
@@ -127,9 +129,9 @@ func (r *Report) references(b *Bundle, t *Trust) {
 	}
 	keys, err := t.references()
 	if err == nil {
-		err = set.Verify(keys, 1)
+		err = set.Verify(keys, max(t.Threshold, 1))
 	}
-	r.check("references", err, "%s generation %d, signed by a trusted key", set.Name, set.Generation)
+	r.check("references", err, "%s generation %d, signed by %d trusted keys or more", set.Name, set.Generation, max(t.Threshold, 1))
 }
 
 func (r *Report) roots(b *Bundle, t *Trust) {
@@ -213,17 +215,39 @@ func (r *Report) token(b *Bundle, t *Trust, v *appraisal.Verdict, e *proven) {
 	want := token.Expect{Issuer: t.IssuerURL(), Audience: rec.Audience, Domain: t.Domain}
 	c, err := token.Verify(b.Token, t.TokenKeys, want, time.Unix(rec.Issued, 0).UTC())
 	if err == nil {
-		switch sum := sha256.Sum256(b.Verdict); {
-		case c.ID != rec.ID || c.Expires != rec.Expires || c.Writ.Seq != rec.Seq || c.Writ.Prev != rec.Prev || c.Confirm.JKT != rec.JKT:
-			err = fmt.Errorf("the entry records another token than this one")
-		case c.Writ.Verdict != base64.RawURLEncoding.EncodeToString(sum[:]) || uint64(c.Writ.Log.Index) != e.index || c.Expires > v.Until:
-			err = fmt.Errorf("the token rests on another verdict or entry, or outlives the verdict")
-		case c.Subject != "spiffe://"+t.Domain+"/node/"+b.Input.Challenge.Node:
-			err = fmt.Errorf("the token is for %s", c.Subject)
-		}
+		err = rests(b, t, v, e, c)
 	}
 	r.check("token", err, "seq %d for %s, valid from %s to %s", rec.Seq, rec.Audience,
 		time.Unix(rec.Issued, 0).UTC().Format(time.RFC3339), time.Unix(rec.Expires, 0).UTC().Format(time.RFC3339))
+}
+
+// rests tells whether a token is the one that the entry records, follows from the
+// verdict and is what the node asked for in its evidence.
+func rests(b *Bundle, t *Trust, v *appraisal.Verdict, e *proven, c *token.Claims) error {
+	if b.Input.Evidence == nil {
+		return errors.New("the bundle holds no evidence that a token could rest on")
+	}
+	w := &c.Writ
+	made := Token{ID: c.ID, Audience: c.Audience, Issued: c.IssuedAt, Expires: c.Expires, Seq: w.Seq, Prev: w.Prev, JKT: c.Confirm.JKT,
+		Exec: w.Execution, Parent: e.data.Token.Parent, Workload: w.Workload, Keeper: e.data.Token.Keeper, Level: w.Level, Epoch: w.Epoch}
+	sum := sha256.Sum256(b.Verdict)
+	jkt, keyErr := token.ThumbprintJWK(b.Input.Evidence.Item(evidence.BindKey).Content)
+	asked, askErr := b.Input.Evidence.Request()
+	switch {
+	case made != *e.data.Token:
+		return errors.New("the entry records another token than this one")
+	case w.Verdict != base64.RawURLEncoding.EncodeToString(sum[:]) || w.Evidence != Base64(v.Inputs.Evidence) || w.References != Base64(v.Inputs.References):
+		return errors.New("the token rests on another verdict, evidence or reference set")
+	case uint64(w.Log.Index) != e.index || c.Expires > v.Until:
+		return errors.New("the token names another entry, or outlives the verdict")
+	case c.Subject != "spiffe://"+t.Domain+"/node/"+b.Input.Challenge.Node:
+		return fmt.Errorf("the token is for %s", c.Subject)
+	case keyErr != nil || jkt != c.Confirm.JKT:
+		return errors.New("the token is bound to another key than the one the quote binds")
+	case askErr != nil || asked.Audience != c.Audience || asked.R != c.Nonce || asked.Execution != w.Execution || asked.Workload != w.Workload || asked.Level != w.Level:
+		return errors.New("the token is not what the node asked for in its evidence")
+	}
+	return nil
 }
 
 // Judge appraises an input by itself: recorded or collected evidence, or a
@@ -233,6 +257,7 @@ func Judge(in *appraisal.Input, t *Trust) *Report {
 	r := new(Report)
 	if t == nil {
 		r.skip("ek-roots", "no trust file: no TPM maker is trusted")
+		in.References.EKRoots = nil // not the input's own either
 	} else {
 		roots, err := t.roots()
 		in.References.EKRoots = roots
