@@ -390,6 +390,34 @@ func TestOperators(t *testing.T) {
 	}
 }
 
+// TestTwoApprovers: one operator can freeze the domain; lifting it takes two who
+// are not one, however often that one asks.
+func TestTwoApprovers(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	raw, err := os.ReadFile(s.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, s.config, bytes.Replace(raw, []byte("approvals = 1"), []byte("approvals = 2"), 1))
+	url := s.serve()
+	second := filepath.Join(t.TempDir(), "second.pem")
+	s.run(0, "operator", "--name", "second", "--role", "approver", "-o", second)
+	one, two := s.as(s.path("operator.pem"), url), s.as(second, url)
+	lift := protocol.GovernanceChange{Reason: "test"}
+	if g, err := one.Freeze(t.Context(), protocol.GovernanceChange{Frozen: true, Reason: "test"}); err != nil || !g.Frozen {
+		t.Fatalf("freezing: %+v, %v", g, err)
+	}
+	for range 2 {
+		if g, err := one.Freeze(t.Context(), lift); err != nil || !g.Frozen || g.Approvals != 1 || g.Needed != 2 {
+			t.Fatalf("one operator lifts the freeze: %+v, %v", g, err)
+		}
+	}
+	if g, err := two.Freeze(t.Context(), lift); err != nil || g.Frozen {
+		t.Fatalf("the second operator agrees: %+v, %v", g, err)
+	}
+}
+
 // TestUsage: mistakes in how a command is called exit with 2 and say what is
 // expected.
 func TestUsage(t *testing.T) {
