@@ -47,6 +47,27 @@ func (e *Enrolment) Save(dir string, trust *bundle.Trust) error {
 	return durable.WriteFile(filepath.Join(dir, enrolmentFile), append(b, '\n'), 0o644)
 }
 
+// Prepare makes sure that the enrolment of a node can be saved in dir, before a
+// join token is spent on it: the directory can be written, and is not another
+// node's or domain's.
+func Prepare(dir, domain, node string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("preparing the state directory: %w", err)
+	}
+	e, err := LoadEnrolment(dir)
+	if err == nil && (e.Domain != domain || e.Node != node) {
+		return fmt.Errorf("preparing the state directory: %s belongs to node %s of %s; name another with --state, or move it away", dir, e.Node, e.Domain)
+	}
+	if err != nil && !errors.Is(err, ErrNotEnrolled) {
+		return err
+	}
+	probe := filepath.Join(dir, ".probe")
+	if err := durable.WriteFile(probe, []byte("writ\n"), 0o600); err != nil {
+		return fmt.Errorf("preparing the state directory: %w", err)
+	}
+	return os.Remove(probe)
+}
+
 // LoadEnrolment reads what Save wrote.
 func LoadEnrolment(dir string) (*Enrolment, error) {
 	b, err := os.ReadFile(filepath.Join(dir, enrolmentFile))

@@ -20,6 +20,7 @@ import (
 
 	"github.com/writ-attestation/writ/attestor"
 	"github.com/writ-attestation/writ/enclave"
+	"github.com/writ-attestation/writ/tpm"
 	"github.com/writ-attestation/writ/tpm/device"
 	"github.com/writ-attestation/writ/verifier/client"
 	"github.com/writ-attestation/writ/verifier/keys"
@@ -91,6 +92,16 @@ func provision(cmd *cobra.Command, d *device.TPM, verifiers []string, token, sta
 	if err != nil {
 		return remoteError(err)
 	}
+	eks, err := d.EKs()
+	if err != nil {
+		return tpmError(err)
+	}
+	if len(eks) == 0 {
+		return tpmError(attestor.ErrNoEK)
+	}
+	if err := attestor.Prepare(state, trust.Domain, tpm.NodeID(eks[0].Public)); err != nil {
+		return exit(exitUsage, err, "")
+	}
 	out, err := attestor.Provision(cmd.Context(), d, c, trust.Domain, 1, token)
 	if err != nil {
 		return remoteError(tpmError(err))
@@ -156,6 +167,8 @@ func remoteError(err error) error {
 		return err
 	case errors.As(err, &r) && r.Code == protocol.DomainFrozen:
 		return exit(exitDiverged, err, "operators must decide; a freeze is lifted by: writ unfreeze")
+	case errors.As(err, &r) && r.Code == protocol.NotFound:
+		return exit(exitFailed, err, "")
 	case errors.As(err, &r):
 		return exit(exitDenied, err, "")
 	case errors.Is(err, client.ErrUnreachable):
