@@ -258,7 +258,7 @@ func (d *domain) restore(from string, keep ...string) {
 
 // TestRestoredBackup: an older database beside its guard does not start; when
 // guard and all are put back, the first node that holds a newer checkpoint stops
-// the log for good, and nobody who was revoked since renews (security rule 23).
+// the log for good, and nobody who was revoked since renews (security rule 23). What nobody signed stops nothing (25).
 func TestRestoredBackup(t *testing.T) {
 	t.Parallel()
 	d, n := ready(t)

@@ -168,7 +168,7 @@ func (c *domainCollector) count(ctx context.Context) (map[string]int, error) {
 			return nil, err
 		}
 		for i := range page {
-			counts[page[i].Effective(c.s.cfg.Now())]++
+			counts[c.s.svc.State(&page[i])]++
 		}
 		if len(page) < nodesAtMost {
 			c.nodes, c.at = counts, time.Now()

@@ -75,7 +75,7 @@ func missing(err error) error {
 // shown is a node as operators see it: the state that counts now, not the word
 // that is stored.
 func (s *Server) shown(n *verifier.Node) (protocol.Node, error) {
-	out := protocol.Node{ID: n.ID, Class: n.Class, Status: n.Status, State: n.Effective(s.cfg.Now()), Deadline: n.Deadline, Seq: n.Seq, Enrolled: n.Enrolled}
+	out := protocol.Node{ID: n.ID, Class: n.Class, Status: n.Status, State: s.svc.State(n), Deadline: n.Deadline, Seq: n.Seq, Enrolled: n.Enrolled}
 	if n.Boot != nil {
 		out.BootCount = n.Boot.ResetCount
 	}
