@@ -42,8 +42,25 @@ func TestDemo(t *testing.T) {
 			t.Errorf("the demonstration does not say %q:\n%s", want, out.String())
 		}
 	}
-	left, _ := exec.Command("pgrep", "-f", dir).Output()
-	if len(left) > 0 {
-		t.Errorf("left running: %s", left)
+	if left := running(t, dir); len(left) > 0 {
+		t.Errorf("left running: %q", left)
 	}
+}
+
+// running lists the command lines of processes whose program or arguments name a
+// directory.
+func running(t *testing.T, dir string) []string {
+	t.Helper()
+	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil || len(lines) == 0 {
+		t.Fatalf("reading /proc: %d processes, %v", len(lines), err)
+	}
+	var out []string
+	for _, path := range lines {
+		raw, err := os.ReadFile(path)
+		if err == nil && bytes.Contains(raw, []byte(dir)) { // one that has ended meanwhile is not running
+			out = append(out, string(bytes.ReplaceAll(raw, []byte{0}, []byte{' '})))
+		}
+	}
+	return out
 }
