@@ -19,6 +19,7 @@ build:
 test: tools build
 	CGO_ENABLED=1 $(GO) test -race -timeout 15m ./...
 
+demo: TOOLS := swtpm=swtpm
 demo: tools build
 	$(BIN)/writ dev --demo
 
