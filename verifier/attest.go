@@ -202,7 +202,7 @@ func (s *Service) record(ctx context.Context, a *appraised, req evidence.Request
 		return nil, err
 	}
 	s.hold(a, &node)
-	return s.answer(&node, claims, verdict, receipts[0].Proof)
+	return s.answer(ctx, &node, claims, verdict, receipts[0].Proof)
 }
 
 // unchanged is the look under the head lock at everything the verdict rested on
@@ -371,14 +371,14 @@ func (s *Service) store(a *appraised) (input []byte, blobs [][]byte, err error) 
 }
 
 // answer signs what was committed.
-func (s *Service) answer(n *Node, claims *token.Claims, verdict []byte, receipt string) (*protocol.Outcome, error) {
+func (s *Service) answer(ctx context.Context, n *Node, claims *token.Claims, verdict []byte, receipt string) (*protocol.Outcome, error) {
 	next, err := s.challenge(n, s.cfg.Now())
 	if err != nil {
 		return nil, err
 	}
 	out := &protocol.Outcome{Verdict: verdict, Receipt: receipt, Challenge: next}
 	if claims == nil {
-		event, err := s.signEvent(n, "denied", "the node's evidence was denied")
+		event, err := s.signEvent(ctx, n, "denied", "the node's evidence was denied")
 		if err != nil {
 			return nil, err
 		}
@@ -424,7 +424,7 @@ func (s *Service) repeat(ctx context.Context, n *Node, r Request) (*protocol.Out
 	if err != nil {
 		return nil, err
 	}
-	return s.answer(n, d.Claims, verdict, receipt)
+	return s.answer(ctx, n, d.Claims, verdict, receipt)
 }
 
 // forgery counts evidence that is not authentic. One entry a minute says how

@@ -206,13 +206,17 @@ func (s *Service) Stopped(ctx context.Context, by *token.Claims, stop bundle.Sto
 
 // signEvent ends every token of the node up to n.Ended in the words relying
 // parties understand.
-func (s *Service) signEvent(n *Node, cause, reason string) (string, error) {
+func (s *Service) signEvent(ctx context.Context, n *Node, cause, reason string) (string, error) {
+	d, err := s.domainState(context.WithoutCancel(ctx)) // whoever asked may be gone; the event is for others
+	if err != nil {
+		return "", fmt.Errorf("reading the epoch for an event: %w", err)
+	}
 	id := make([]byte, 16)
 	if _, err := io.ReadFull(s.cfg.Rand, id); err != nil {
 		return "", fmt.Errorf("drawing an event id: %w", err)
 	}
 	e, err := token.IssueEvent(token.Event{Issuer: s.cfg.Issuer, Subject: s.NodeSubject(n.ID), ID: base64.RawURLEncoding.EncodeToString(id),
-		IssuedAt: s.cfg.Now().Unix(), Audience: s.EnclaveAudience(), Seq: n.Ended, Cause: cause, Reason: reason}, s.cfg.TokenKey, s.cfg.Rand)
+		IssuedAt: s.cfg.Now().Unix(), Audience: s.EnclaveAudience(), Seq: n.Ended, Epoch: d.Epoch, Cause: cause, Reason: reason}, s.cfg.TokenKey, s.cfg.Rand)
 	if err != nil {
 		return "", fmt.Errorf("signing the event that ends node %s: %w", n.ID, err)
 	}

@@ -122,6 +122,7 @@ var legalStatus = map[string][]string{
 // SetStatus is an operator's act on a node. Anything but active ends every
 // token the node has, at once where its agent listens.
 func (s *Service) SetStatus(ctx context.Context, actor, id, status, reason string) (*Node, error) {
+	ctx = context.WithoutCancel(ctx) // an operator who hangs up has still revoked, and nodes are told
 	commitment, opening, err := s.salted(reason)
 	if err != nil {
 		return nil, err
@@ -162,7 +163,7 @@ func (s *Service) SetStatus(ctx context.Context, actor, id, status, reason strin
 		return nil, err
 	}
 	if status != Active {
-		event, err := s.signEvent(&n, status, reason)
+		event, err := s.signEvent(ctx, &n, status, reason)
 		if err != nil {
 			return nil, err
 		}
@@ -264,6 +265,7 @@ func (s *Service) Unfreeze(ctx context.Context, actor, reason string) (*protocol
 }
 
 func (s *Service) govern(ctx context.Context, actor, reason string, freeze bool) (*protocol.Governance, error) {
+	ctx = context.WithoutCancel(ctx)
 	commitment, opening, err := s.salted(reason)
 	if err != nil {
 		return nil, err
@@ -309,7 +311,7 @@ func (s *Service) govern(ctx context.Context, actor, reason string, freeze bool)
 				return "", err
 			}
 			n.Ended = n.Seq
-			return s.signEvent(n, "frozen", reason)
+			return s.signEvent(ctx, n, "frozen", reason)
 		})
 	}
 	return out, err

@@ -36,6 +36,6 @@ func (s *Service) Ended(ctx context.Context, c *token.Claims) (event string, end
 		return "", false, nil
 	}
 	n.Ended = max(n.Ended, c.Writ.Seq)
-	event, err = s.signEvent(n, cause, "the token was ended before it expired")
+	event, err = s.signEvent(ctx, n, cause, "the token was ended before it expired")
 	return event, true, err
 }
