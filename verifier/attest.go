@@ -240,7 +240,7 @@ func (s *Service) decide(slot ledger.Slot, a *appraised, n *Node, claims **token
 	v := &a.verdict
 	data := bundle.Decision{Decision: v.Decision, Tier: v.Tier, At: v.At, Verdict: verdict, Evidence: v.Inputs.Evidence, References: v.Inputs.References, From: n.Effective(slot.At)}
 	n.Counter++
-	n.Last = &Summary{Index: slot.Index, At: slot.At.Unix(), Decision: v.Decision, Tier: v.Tier, Findings: v.Findings[:min(len(v.Findings), 8)]}
+	n.Last = &Summary{Index: slot.Index, At: slot.At.Unix(), Decision: v.Decision, Tier: v.Tier, Findings: append([]appraisal.Finding{}, v.Findings[:min(len(v.Findings), 8)]...)}
 	kind := bundle.Decided
 	if data.From == FailClosed && n.State != FailClosed { // lapsed since: the stored word follows
 		n.State = FailClosed
