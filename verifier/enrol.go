@@ -85,10 +85,34 @@ func (s *Service) Enroll(ctx context.Context, req protocol.EnrollRequest) (*prot
 	out.ID = hex.EncodeToString(id)
 	req.JoinToken = ""
 	e := enrollment{Request: req, Join: join.ID, Secret: hex.EncodeToString(all.Sum(nil)), Known: known, Expires: out.Expires.Unix()}
+	stale, err := s.staleEnrollments(ctx, now)
+	if err != nil {
+		return nil, err
+	}
 	_, err = s.log.Append(ctx, ledger.Draft{Build: func(ledger.Slot) (ledger.Change, error) {
-		return ledger.Change{Puts: []ledger.Put{put(kindEnrollment, out.ID, e)}}, nil
+		return ledger.Change{Puts: append(stale, put(kindEnrollment, out.ID, e))}, nil
 	}})
 	return out, err
+}
+
+// staleEnrollments removes some of those that nobody answered in time, so that
+// they do not pile up.
+func (s *Service) staleEnrollments(ctx context.Context, now time.Time) ([]ledger.Put, error) {
+	rows, err := s.log.List(ctx, kindEnrollment, "", 16)
+	if err != nil {
+		return nil, err
+	}
+	var out []ledger.Put
+	for _, r := range rows {
+		var e enrollment
+		if err := decode(r.Value, &e); err != nil {
+			return nil, fmt.Errorf("reading enrolment %s: %w", r.Key.ID, err)
+		}
+		if now.Unix() >= e.Expires {
+			out = append(out, ledger.Put{Key: r.Key})
+		}
+	}
+	return out, nil
 }
 
 // checkJoin comes before any work on keys, so that strangers cost nothing.

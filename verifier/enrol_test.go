@@ -321,6 +321,27 @@ func TestActivationTooLate(t *testing.T) {
 	}
 }
 
+// TestEnrollmentsPileUp: one nobody answered is removed by a later one.
+func TestEnrollmentsPileUp(t *testing.T) {
+	t.Parallel()
+	d := newDomain(t)
+	n := d.machine("c-grub-sb")
+	req, _ := n.enrollRequest(d.mint("grub", n.ek))
+	for range 5 {
+		if _, err := d.Enroll(ctx, req); err != nil {
+			t.Fatal(err)
+		}
+		d.pass(61 * time.Second)
+	}
+	rows, err := d.log.List(ctx, "enrollment", "", 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(rows) != 1 {
+		t.Errorf("%d enrolments are kept, want the last one", len(rows))
+	}
+}
+
 // TestRevokedNodeStaysRevoked: neither a good quote, nor a new join token, nor
 // another EK of the same TPM brings a revoked node back (security rules 12, 17).
 func TestRevokedNodeStaysRevoked(t *testing.T) {
