@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/writ-attestation/writ/verifier/appraisal"
@@ -179,14 +178,4 @@ func (s *Service) Nodes(ctx context.Context, after string, limit int) ([]Node, e
 
 func decisionKey(node string, index uint64) ledger.Key {
 	return ledger.Key{Kind: kindDecision, ID: fmt.Sprintf("%s/%020d", node, index)}
-}
-
-// decisionIndex is the index in a decision's key.
-func decisionIndex(id, node string) (index uint64, ok bool) {
-	rest, ok := strings.CutPrefix(id, node+"/")
-	if !ok {
-		return 0, false
-	}
-	_, err := fmt.Sscanf(rest, "%d", &index)
-	return index, err == nil
 }

@@ -27,9 +27,6 @@ func Authenticate(in *Input) (*Authentic, []Finding) {
 	return &Authentic{in: in, quote: q}, nil
 }
 
-// Quote is what the AK signed.
-func (a *Authentic) Quote() tpm.Quote { return *a.quote }
-
 func authenticate(in *Input, r *report) *tpm.Quote {
 	if in.Evidence == nil {
 		r.say(evidenceMissing, "evidence", "none", "send evidence")
