@@ -80,6 +80,7 @@ func (s *Service) attest(ctx context.Context, ev *evidence.Evidence, req evidenc
 	}
 	issued, err := s.checkChallenge(n, ev.Quote.Nonce, s.cfg.Now())
 	if err != nil {
+		s.forgery(ctx) // nobody knows yet who sent it
 		return nil, err
 	}
 	a, err := s.appraise(ctx, n, ev, issued)
