@@ -48,10 +48,11 @@ type Lease struct {
 	word word
 	fast atomic.Bool
 
-	mu    sync.Mutex    // guards what follows
-	bell  alarm         // rings at the deadline
-	alarm *os.File      // the same descriptor, for a goroutine to wait on
-	ended chan struct{} // closed when the lease has ended; nil before the first Renew
+	mu    sync.Mutex // guards what follows
+	bell  alarm      // rings at the deadline
+	alarm *os.File   // the same descriptor, for a goroutine to wait on; nil before the first Renew
+	ended bool
+	after map[*func()]struct{} // what to do when the lease ends
 }
 
 // Valid reads the boot clock and compares.
@@ -68,7 +69,7 @@ func (l *Lease) Deadline() Instant { return l.word.deadline() }
 func (l *Lease) Renew(deadline Instant) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.ended == nil {
+	if l.alarm == nil {
 		bell, err := newAlarm()
 		if err != nil {
 			return err
@@ -77,7 +78,6 @@ func (l *Lease) Renew(deadline Instant) error {
 			return errors.Join(err, os.NewFile(uintptr(bell.fd), "alarm").Close())
 		}
 		l.bell, l.alarm = bell, os.NewFile(uintptr(bell.fd), "alarm")
-		l.ended = make(chan struct{})
 		l.fast.Store(true)
 		go l.watch()
 		return l.bell.set(deadline)
@@ -94,7 +94,7 @@ func (l *Lease) Revoke() {
 	l.fast.Store(false)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.ended != nil {
+	if l.alarm != nil {
 		_ = l.bell.set(0) // if it could not be set, the watcher comes at the old deadline
 	}
 }
@@ -111,9 +111,33 @@ func (l *Lease) watch() {
 	l.word.revoke()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	close(l.ended)
+	l.ended = true
+	for f := range l.after {
+		go (*f)()
+	}
+	l.after = nil
 	l.bell = alarm{-1} // the number may soon be another file's
 	_ = l.alarm.Close()
+}
+
+// atEnd calls f in its own goroutine when the lease ends, at once if it is not
+// valid. forget takes that back; it may come too late.
+func (l *Lease) atEnd(f func()) (forget func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.alarm == nil || l.ended || !l.Valid() {
+		go f()
+		return func() {}
+	}
+	if l.after == nil {
+		l.after = make(map[*func()]struct{})
+	}
+	l.after[&f] = struct{}{}
+	return func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		delete(l.after, &f)
+	}
 }
 
 // Context returns a context that ends when parent does or when the lease does,
@@ -121,19 +145,10 @@ func (l *Lease) watch() {
 // already ended.
 func (l *Lease) Context(parent context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(parent)
-	l.mu.Lock()
-	ended := l.ended
-	l.mu.Unlock()
-	if ended == nil || !l.Valid() {
+	if !l.Valid() {
 		cancel(ErrLapsed)
 		return ctx, func() {}
 	}
-	go func() {
-		select {
-		case <-ended:
-			cancel(ErrLapsed)
-		case <-ctx.Done():
-		}
-	}()
-	return ctx, func() { cancel(context.Canceled) }
+	forget := l.atEnd(func() { cancel(ErrLapsed) })
+	return ctx, func() { forget(); cancel(context.Canceled) }
 }
