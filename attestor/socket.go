@@ -2,6 +2,7 @@ package attestor
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 	"github.com/writ-attestation/writ/evidence"
 	"github.com/writ-attestation/writ/verifier/bundle"
 	"github.com/writ-attestation/writ/verifier/protocol"
+	"github.com/writ-attestation/writ/verifier/token"
 )
 
 // SocketPath is where the agent listens and its clients look: /run/writ for
@@ -162,18 +164,36 @@ func (a *Agent) serveStatus(w http.ResponseWriter, r *http.Request) {
 	answer(w, http.StatusOK, a.Status())
 }
 
-// serveToken gives a token for an audience, without an execution.
+// serveToken gives a token for an audience, without an execution, and with a
+// proof of possession for one request if htm and htu say which. There is none for
+// the enclave's audience: such a proof could speak to the verifier as the agent.
 func (a *Agent) serveToken(w http.ResponseWriter, r *http.Request) {
 	audience := r.URL.Query().Get("audience")
 	if audience == "" {
 		audience = "spiffe://" + a.cfg.Enrolment.Domain + "/enclave"
+	}
+	method, target := r.URL.Query().Get("htm"), r.URL.Query().Get("htu")
+	if (method != "" || target != "") && audience == "spiffe://"+a.cfg.Enrolment.Domain+"/enclave" {
+		answer(w, http.StatusBadRequest, problem{Type: "about:blank", Title: "request-malformed", Status: 400, Detail: "a proof is made only for an audience that is not the domain's enclave"})
+		return
 	}
 	g, err := a.Lease(r.Context(), evidence.Request{Audience: audience, Level: a.cfg.Level, R: random(32), ID: random(16)})
 	if err != nil {
 		fail(w, err)
 		return
 	}
-	answer(w, http.StatusOK, g)
+	var out struct {
+		*protocol.Grant
+		Proof string `json:"proof,omitempty"`
+	}
+	out.Grant = g
+	if method != "" || target != "" {
+		if out.Proof, err = token.NewProof(token.Call{Method: method, URL: target, Token: g.Token}, a.key, time.Now(), rand.Reader); err != nil {
+			answer(w, http.StatusBadRequest, problem{Type: "about:blank", Title: "request-malformed", Status: 400, Detail: err.Error()})
+			return
+		}
+	}
+	answer(w, http.StatusOK, out)
 }
 
 // serveLease gives a keeper the token it asks for. The keeper checks it; the

@@ -384,7 +384,7 @@ func (s *Service) answer(ctx context.Context, n *Node, claims *token.Claims, ver
 			return nil, err
 		}
 		out.Events = []string{event}
-		s.hub.publish(n.ID, event)
+		s.hub.publish(n.ID, event, s.cfg.Now())
 		return nil, &protocol.Refusal{Code: protocol.PolicyDenied, Detail: why(verdict), Denied: out}
 	}
 	if out.Token, err = token.Issue(*claims, s.cfg.TokenKey, s.cfg.Rand); err != nil {

@@ -207,6 +207,11 @@ func (s *Service) Stopped(ctx context.Context, by *token.Claims, stop bundle.Sto
 // signEvent ends every token of the node up to n.Ended in the words relying
 // parties understand.
 func (s *Service) signEvent(ctx context.Context, n *Node, cause, reason string) (string, error) {
+	return s.signed(ctx, token.Event{Subject: s.NodeSubject(n.ID), Seq: n.Ended, Cause: cause, Reason: reason})
+}
+
+// signed completes an event with who says it and when, and signs it.
+func (s *Service) signed(ctx context.Context, e token.Event) (string, error) {
 	d, err := s.domainState(context.WithoutCancel(ctx)) // whoever asked may be gone; the event is for others
 	if err != nil {
 		return "", fmt.Errorf("reading the epoch for an event: %w", err)
@@ -215,12 +220,13 @@ func (s *Service) signEvent(ctx context.Context, n *Node, cause, reason string) 
 	if _, err := io.ReadFull(s.cfg.Rand, id); err != nil {
 		return "", fmt.Errorf("drawing an event id: %w", err)
 	}
-	e, err := token.IssueEvent(token.Event{Issuer: s.cfg.Issuer, Subject: s.NodeSubject(n.ID), ID: base64.RawURLEncoding.EncodeToString(id),
-		IssuedAt: s.cfg.Now().Unix(), Audience: s.EnclaveAudience(), Seq: n.Ended, Epoch: d.Epoch, Cause: cause, Reason: reason}, s.cfg.TokenKey, s.cfg.Rand)
+	e.Issuer, e.Audience, e.Epoch = s.cfg.Issuer, s.EnclaveAudience(), d.Epoch
+	e.ID, e.IssuedAt = base64.RawURLEncoding.EncodeToString(id), s.cfg.Now().Unix()
+	event, err := token.IssueEvent(e, s.cfg.TokenKey, s.cfg.Rand)
 	if err != nil {
-		return "", fmt.Errorf("signing the event that ends node %s: %w", n.ID, err)
+		return "", fmt.Errorf("signing the event that ends tokens of %s: %w", e.Subject, err)
 	}
-	return e, nil
+	return event, nil
 }
 
 func decode(b []byte, v any) error { return json.Unmarshal(b, v) }

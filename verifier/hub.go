@@ -1,15 +1,27 @@
 package verifier
 
 import (
+	"context"
 	"errors"
+	"slices"
 	"sync"
+	"time"
+
+	"github.com/writ-attestation/writ/verifier/token"
 )
 
 // hub hands signed events to the streams of the nodes they concern. An event
 // missed here is only late: the token's deadline is what stops work.
 type hub struct {
 	mu   sync.Mutex
-	subs map[string]map[chan string]bool // by node
+	subs map[string]map[chan string]bool // by node; "": of all nodes
+	past []said                          // the events that may still matter, oldest first
+}
+
+// said is an event that was published.
+type said struct {
+	at    time.Time
+	event string
 }
 
 func (h *hub) init() { h.subs = map[string]map[chan string]bool{} }
@@ -32,11 +44,19 @@ func (h *hub) subscribe(node string) (<-chan string, func()) {
 	}
 }
 
-// publish never waits: a stream that does not keep up is closed, and its node
-// connects again.
-func (h *hub) publish(node, event string) {
+// publish never waits: a stream that does not keep up is closed, and its reader
+// connects again. An event is kept for as long as a token that it ends could live.
+func (h *hub) publish(node, event string, at time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if node != "" {
+		h.tell(node, event)
+	}
+	h.tell("", event)
+	h.past = append(slices.DeleteFunc(h.past, func(s said) bool { return at.Sub(s.at) > token.MaxLife }), said{at, event})
+}
+
+func (h *hub) tell(node, event string) {
 	for c := range h.subs[node] {
 		select {
 		case c <- event:
@@ -49,11 +69,13 @@ func (h *hub) publish(node, event string) {
 
 // everyone publishes to every node that listens; a failure for one keeps it from
 // no other.
-func (h *hub) everyone(event func(node string) (string, error)) error {
+func (h *hub) everyone(at time.Time, event func(node string) (string, error)) error {
 	h.mu.Lock()
 	nodes := make([]string, 0, len(h.subs))
 	for n := range h.subs {
-		nodes = append(nodes, n)
+		if n != "" {
+			nodes = append(nodes, n)
+		}
 	}
 	h.mu.Unlock()
 	var failed error
@@ -63,7 +85,7 @@ func (h *hub) everyone(event func(node string) (string, error)) error {
 			failed = errors.Join(failed, err)
 			continue
 		}
-		h.publish(n, e)
+		h.publish(n, e, at)
 	}
 	return failed
 }
@@ -71,3 +93,27 @@ func (h *hub) everyone(event func(node string) (string, error)) error {
 // Events subscribes to a node's signed events until the returned function is
 // called; the channel is closed when the reader falls behind.
 func (s *Service) Events(node string) (<-chan string, func()) { return s.hub.subscribe(node) }
+
+// Feed subscribes to the signed events about all nodes, as Events does about one.
+// past are those said before that may still matter; they are all there are of the
+// time since. A token older than that may have been ended unheard.
+func (s *Service) Feed(ctx context.Context) (past []string, since time.Time, events <-chan string, cancel func(), err error) {
+	events, cancel = s.hub.subscribe("")
+	event, err := s.domainEvent(ctx, "epoch", "the domain's epoch")
+	if err != nil {
+		cancel()
+		return nil, since, nil, nil, err
+	}
+	past = append(past, event)
+	s.hub.mu.Lock()
+	defer s.hub.mu.Unlock()
+	for _, p := range s.hub.past {
+		past = append(past, p.event)
+	}
+	return past, s.began, events, cancel, nil
+}
+
+// domainEvent signs an event that ends every token of an earlier epoch.
+func (s *Service) domainEvent(ctx context.Context, cause, reason string) (string, error) {
+	return s.signed(ctx, token.Event{Subject: "spiffe://" + s.cfg.Domain, Cause: cause, Reason: reason})
+}

@@ -167,7 +167,7 @@ func (s *Service) SetStatus(ctx context.Context, actor, id, status, reason strin
 		if err != nil {
 			return nil, err
 		}
-		s.hub.publish(id, event)
+		s.hub.publish(id, event, s.cfg.Now())
 	}
 	return &n, nil
 }
@@ -305,7 +305,12 @@ func (s *Service) govern(ctx context.Context, actor, reason string, freeze bool)
 		return nil, err
 	}
 	if freeze {
-		err = s.hub.everyone(func(node string) (string, error) {
+		event, err := s.domainEvent(ctx, "frozen", reason)
+		if err != nil {
+			return nil, err
+		}
+		s.hub.publish("", event, s.cfg.Now())
+		return out, s.hub.everyone(s.cfg.Now(), func(node string) (string, error) {
 			n, err := s.Node(ctx, node)
 			if err != nil {
 				return "", err
@@ -314,7 +319,7 @@ func (s *Service) govern(ctx context.Context, actor, reason string, freeze bool)
 			return s.signEvent(ctx, n, "frozen", reason)
 		})
 	}
-	return out, err
+	return out, nil
 }
 
 // Governance reports whether the domain is frozen.

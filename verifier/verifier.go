@@ -69,7 +69,8 @@ type Service struct {
 	clock ledger.ClockGuard
 	held  held
 	facts facts
-	sets  sync.Map // parsed reference sets in force, by digest
+	began time.Time // nothing said before is remembered by the feed
+	sets  sync.Map  // parsed reference sets in force, by digest
 	roots [][]byte
 
 	forged      atomic.Uint64
@@ -103,7 +104,7 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 	case cfg.ReferenceThreshold < 1 || cfg.Approvals < 1:
 		return nil, errors.New("starting the verifier: reference_threshold and approvals must be at least 1")
 	}
-	s := &Service{cfg: cfg, log: cfg.Log, roots: cfg.EKRoots}
+	s := &Service{cfg: cfg, log: cfg.Log, roots: cfg.EKRoots, began: cfg.Now()}
 	if err := s.ClockSound(); err != nil { // the first reading
 		return nil, err
 	}

@@ -375,20 +375,38 @@ func printStatus(w io.Writer, s *attestor.Status) {
 }
 
 func newToken() *cobra.Command {
-	var socket, audience string
+	var socket, audience, proof string
 	cmd := &cobra.Command{
-		Use:   "token [--audience A]",
+		Use:   "token [--audience A [--proof 'METHOD URL']]",
 		Short: "Print a token of this node",
 		Long: `Print a fresh legitimacy token for an audience. It is bound to the agent's key:
-whoever presents it must also prove possession.
+whoever presents it must also prove possession. With --proof the agent proves it
+for one request, and the two header lines of that request are printed.
 
 Exit codes: 0 printed; 3 refused; 5 agent or verifier do not answer.`,
 		Example: `  writ token
-  writ token --audience https://api.example.org`,
+  writ token --audience https://api.example.org
+  writ token --audience https://api.example.org --proof 'GET https://api.example.org/things' | curl -H @- https://api.example.org/things`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			var g protocol.Grant
-			if err := askAgent(cmd.Context(), socket, "/v1/token?audience="+url.QueryEscape(audience), &g); err != nil {
+			query := url.Values{"audience": {audience}}
+			if proof != "" {
+				method, target, _ := strings.Cut(proof, " ")
+				if u, err := url.Parse(target); err != nil || u.Host == "" || method != strings.ToUpper(method) || audience == "" {
+					return usageError(cmd, "--proof takes 'METHOD URL', like 'GET https://api.example.org/things', and needs --audience")
+				}
+				query.Set("htm", method)
+				query.Set("htu", target)
+			}
+			var g struct {
+				protocol.Grant
+				Proof string `json:"proof"`
+			}
+			if err := askAgent(cmd.Context(), socket, "/v1/token?"+query.Encode(), &g); err != nil {
+				return err
+			}
+			if proof != "" {
+				_, err := fmt.Fprintf(cmd.OutOrStdout(), "Authorization: DPoP %s\nDPoP: %s\n", g.Token, g.Proof)
 				return err
 			}
 			_, err := fmt.Fprintln(cmd.OutOrStdout(), g.Token)
@@ -397,5 +415,6 @@ Exit codes: 0 printed; 3 refused; 5 agent or verifier do not answer.`,
 	}
 	cmd.Flags().StringVar(&socket, "socket", attestor.SocketPath(), "`path` of the agent's socket")
 	cmd.Flags().StringVar(&audience, "audience", "", "`audience` of the token (default the domain's enclave)")
+	cmd.Flags().StringVar(&proof, "proof", "", "print the headers of this `request` instead")
 	return cmd
 }

@@ -29,6 +29,7 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"github.com/writ-attestation/writ/internal/replay"
 	"github.com/writ-attestation/writ/verifier"
 	"github.com/writ-attestation/writ/verifier/keys"
 )
@@ -69,7 +70,7 @@ type Server struct {
 	admin   *http.Server
 	queue   *queue
 	bodies  bodies
-	proofs  proofs
+	proofs  replay.Memory
 	metrics *metrics
 	ready   probe
 	openapi []byte

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"github.com/writ-attestation/writ/internal/replay"
 	"github.com/writ-attestation/writ/verifier/keys"
 	"github.com/writ-attestation/writ/verifier/protocol"
 	"github.com/writ-attestation/writ/verifier/token"
@@ -229,8 +231,11 @@ func (s *Server) possession(q *call) error {
 	if err != nil {
 		return unproven("invalid_dpop_proof", err)
 	}
-	if err := s.proofs.first(holder, now); err != nil {
-		return err
+	switch err := s.proofs.First(holder, now); {
+	case errors.Is(err, replay.ErrFull):
+		return &httpError{status: http.StatusTooManyRequests, code: codeRateLimited, detail: err.Error(), retry: 30}
+	case err != nil:
+		return unproven("invalid_dpop_proof", &token.Error{Code: token.BadProof, Detail: err.Error()})
 	}
 	_, ended, err := s.svc.Ended(r.Context(), claims)
 	if err != nil {

@@ -57,6 +57,9 @@ func TestRolesNeverFallBack(t *testing.T) {
 			if r.in != "" {
 				body = []byte("{}")
 			}
+			if r.stream && r.auth == operator && o.May(r.roles...) {
+				continue // it does not end: TestFeed
+			}
 			got := d.ask(c, r.method, r.sample(), r.in, body)
 			switch {
 			case r.auth == public || (r.auth == operator && o.May(r.roles...)):
@@ -237,34 +240,6 @@ func TestProofs(t *testing.T) {
 	}
 	if got := d.ask(d.http(), http.MethodPost, "/v1/tokens", mediaJSON, body, right); got.status != http.StatusOK {
 		t.Errorf("the right one: %d %s", got.status, got.body)
-	}
-}
-
-// TestProofsAreBounded: a node cannot make the verifier remember without end,
-// and what it forgets cannot come back.
-func TestProofsAreBounded(t *testing.T) {
-	t.Parallel()
-	var p proofs
-	now := time.Unix(1_000_000, 0)
-	first := token.Holder{JKT: "a", ID: "first"}
-	if err := p.first(first, now); err != nil {
-		t.Fatal(err)
-	}
-	for i := range proofsPerKey {
-		if err := p.first(token.Holder{JKT: "a", ID: random(12)}, now); (err == nil) != (i < proofsPerKey-1) {
-			t.Fatalf("proof %d: %v", i, err)
-		}
-	}
-	if err := p.first(token.Holder{JKT: "b", ID: "x"}, now); err != nil {
-		t.Errorf("another key: %v", err)
-	}
-	for after := time.Duration(0); after <= 2*token.ProofWindow; after += token.ProofWindow / 4 {
-		if err := p.first(first, now.Add(after)); err == nil {
-			t.Errorf("seen again after %s, while it can still count", after)
-		}
-	}
-	if err := p.first(token.Holder{JKT: "a", ID: random(12)}, now.Add(3*proofsFor)); err != nil || len(p.older) > 0 {
-		t.Errorf("after a while: %v, %d remembered", err, len(p.older))
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -12,6 +13,7 @@ import (
 	"github.com/writ-attestation/writ/verifier"
 	"github.com/writ-attestation/writ/verifier/bundle"
 	"github.com/writ-attestation/writ/verifier/client"
+	"github.com/writ-attestation/writ/verifier/keys"
 	"github.com/writ-attestation/writ/verifier/protocol"
 	"github.com/writ-attestation/writ/verifier/token"
 )
@@ -72,6 +74,49 @@ func (d *domain) verified(event, base string) *token.Event {
 		d.t.Fatalf("the event %+v does not end the token", e)
 	}
 	return e
+}
+
+// TestFeed: a relying party hears what ends anybody's tokens, also what was said
+// before it came, and since when that is everything.
+func TestFeed(t *testing.T) {
+	t.Parallel()
+	d := newDomain(t)
+	began := time.Now()
+	n, _, base := d.working()
+	party := d.as(keys.Operator{Name: "gate", Roles: []keys.Role{keys.RelyingParty}})
+	follow := func() <-chan [2]string {
+		heard := make(chan [2]string, 16)
+		ctx, cancel := context.WithCancel(context.Background())
+		var wg sync.WaitGroup
+		wg.Go(func() { _ = party.Feed(ctx, func() {}, func(kind, data string) { heard <- [2]string{kind, data} }) })
+		t.Cleanup(func() { cancel(); wg.Wait() })
+		return heard
+	}
+	early := follow()
+	want := token.Expect{Issuer: d.svc.Issuer(), Domain: d.name, Audience: d.svc.EnclaveAudience()}
+	epoch, err := token.VerifyEvent(wait(t, "the epoch", early)[1], d.keys.TokenKeys(), want, time.Now())
+	if err != nil || epoch.Ends(d.claims(base)) {
+		t.Fatalf("the epoch at the start: %+v, %v", epoch, err)
+	}
+	if e := wait(t, "since", early); e[0] != "since" || e[1] > strconv.FormatInt(began.Unix()+1, 10) {
+		t.Fatalf("after the past came %v", e)
+	}
+	if _, err := d.first.SetStatus(t.Context(), n.id, protocol.StatusChange{Status: "suspended", Reason: "x"}); err != nil {
+		t.Fatal(err)
+	}
+	d.verified(wait(t, "the suspension", early)[1], base)
+	if _, err := d.first.Freeze(t.Context(), protocol.GovernanceChange{Frozen: true, Reason: "x"}); err != nil {
+		t.Fatal(err)
+	}
+	if e := d.verified(wait(t, "the freeze", early)[1], base); e.Subject != "spiffe://"+d.name || e.Cause != "frozen" {
+		t.Errorf("the freeze is told as %+v", e)
+	}
+	late := follow()
+	for _, what := range []string{"epoch", "suspended", "frozen"} {
+		if e := d.verified(wait(t, what, late)[1], base); e.Cause != what {
+			t.Errorf("who comes late hears %q, expected %q", e.Cause, what)
+		}
+	}
 }
 
 func TestRevocationReachesNodeStream(t *testing.T) {

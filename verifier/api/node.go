@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -115,30 +116,63 @@ func (s *Server) events(q *call) error {
 	if ended {
 		return st.event(event)
 	}
+	ctx, expire := context.WithTimeout(ctx, time.Unix(q.claims.Expires, 0).Sub(s.cfg.Now()))
+	defer expire()
+	s.follow(ctx, st, events, func(event string) bool { return s.ends(event, q.claims) })
+	return nil
+}
+
+// feed streams the events about all nodes. It begins with those said before that
+// may still matter, and with the time since when there are no others.
+func (s *Server) feed(q *call) error {
+	ctx := q.Request().Context()
+	past, since, events, cancel, err := s.svc.Feed(ctx)
+	if err != nil {
+		return err
+	}
+	defer cancel()
+	s.metrics.streams.Inc()
+	defer s.metrics.streams.Dec()
+	st := stream{w: q.Response(), control: http.NewResponseController(q.Response())}
+	if err := st.begin(); err != nil {
+		return err
+	}
+	for _, event := range past {
+		if err := st.event(event); err != nil {
+			return nil // the other end has gone
+		}
+	}
+	if err := st.write(fmt.Sprintf("event: since\ndata: %d\n\n", since.Unix())); err != nil {
+		return nil
+	}
+	s.follow(ctx, st, events, func(string) bool { return false })
+	return nil
+}
+
+// follow hands on events until one is the last, the reader does not keep up, or
+// either end goes.
+func (s *Server) follow(ctx context.Context, st stream, events <-chan string, last func(event string) bool) {
 	beat := time.NewTicker(heartbeat)
 	defer beat.Stop()
-	expired := time.NewTimer(time.Unix(q.claims.Expires, 0).Sub(s.cfg.Now()))
-	defer expired.Stop()
 	for {
+		var err error
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-s.stopping:
-			return nil
-		case <-expired.C:
-			return nil
+			return
 		case <-beat.C:
 			err = st.write(": alive\n\n")
 		case event, ok := <-events:
-			if !ok { // it did not keep up
-				return nil
+			if !ok {
+				return
 			}
-			if err = st.event(event); err == nil && s.ends(event, q.claims) {
-				return nil
+			if err = st.event(event); err == nil && last(event) {
+				return
 			}
 		}
 		if err != nil {
-			return nil // the other end has gone
+			return
 		}
 	}
 }

@@ -35,6 +35,7 @@ const (
 )
 
 var (
+	parties = []keys.Role{keys.RelyingParty, keys.Viewer}
 	anyRole = []keys.Role{keys.Viewer, keys.Auditor, keys.Actor, keys.Approver}
 	seers   = []keys.Role{keys.Auditor, keys.Actor}
 	actors  = []keys.Role{keys.Actor}
@@ -68,6 +69,8 @@ func (s *Server) publicRoutes() []route {
 		{method: get, path: "/log/tile/*", auth: public, out: mediaBytes, name: "tile", about: "A tile of hashes (c2sp.org/tlog-tiles).", handle: s.tile},
 		entries,
 		{method: get, path: "/log/proof/:index", auth: public, out: mediaText, name: "proof", about: "The proof of one entry (c2sp.org/tlog-proof).", handle: s.proof},
+
+		{method: get, path: "/v1/events", auth: operator, roles: parties, stream: true, out: mediaEvents, name: "feed", about: "Follow the signed events that end any node's tokens.", handle: s.feed},
 
 		// Operators.
 		{method: get, path: "/v1/nodes", auth: operator, roles: anyRole, query: "after limit", out: mediaJSON, name: "nodes", about: "List nodes by id.", gives: protocol.Nodes{}, handle: s.nodes},

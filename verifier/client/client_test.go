@@ -256,7 +256,7 @@ func TestEvents(t *testing.T) {
 		"no space":              {stream: "event:revocation\ndata:a\n\n", want: []string{"a"}},
 		"two lines":             {stream: "event: revocation\ndata: a\ndata: b\n\n", want: []string{"a\nb"}},
 		"two events":            {stream: "event: revocation\ndata: a\n\nevent: revocation\ndata: b\n\n", want: []string{"a", "b"}},
-		"another type":          {stream: "event: renewed\ndata: {}\n\ndata: x\n\n"},
+		"another type":          {stream: "event: since\ndata: 1\n\ndata: x\n\n", want: []string{"1"}},
 		"cut off":               {stream: "event: revocation\ndata: a\n"},
 		"unknown fields":        {stream: "id: 1\nretry: 5\nx\nevent: revocation\ndata: a\n\n", want: []string{"a"}},
 		"a line without end":    {stream: strings.Repeat("x", maxLine+1), fails: true},
@@ -264,7 +264,7 @@ func TestEvents(t *testing.T) {
 		"the type of one event": {stream: "event: revocation\n\ndata: a\n\n"},
 	} {
 		var got []string
-		err := readEvents(strings.NewReader(x.stream), func() {}, func(e string) { got = append(got, e) })
+		err := readEvents(strings.NewReader(x.stream), func() {}, func(_, e string) { got = append(got, e) })
 		if (err != nil) != x.fails || !slices.Equal(got, x.want) {
 			t.Errorf("%s: heard %q, %v; want %q", name, got, err, x.want)
 		}

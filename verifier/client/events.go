@@ -27,11 +27,26 @@ var errSilent = errors.New("nothing was heard for 20s")
 // it does when the token expires or is revoked. Connecting again is for the
 // caller.
 func (c *Client) Events(ctx context.Context, base string, key crypto.Signer, node string, f func(event string)) error {
+	r := call{method: http.MethodGet, path: "/v1/nodes/" + url.PathEscape(node) + "/events", base: base, key: key}
+	return c.follow(ctx, r, func() {}, func(kind, data string) {
+		if kind == "revocation" {
+			f(data)
+		}
+	})
+}
+
+// Feed tells f of the events about all nodes, kind "revocation", first those said
+// before; then, once, kind "since": the Unix second since when there were no
+// others. heard is called at each sign of life. It ends with the stream.
+func (c *Client) Feed(ctx context.Context, heard func(), f func(kind, data string)) error {
+	return c.follow(ctx, call{method: http.MethodGet, path: "/v1/events"}, heard, f)
+}
+
+func (c *Client) follow(ctx context.Context, r call, heard func(), f func(kind, data string)) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	alive := time.AfterFunc(silence, func() { cancel(errSilent) })
 	defer alive.Stop()
-	r := call{method: http.MethodGet, path: "/v1/nodes/" + url.PathEscape(node) + "/events", base: base, key: key}
 	resp, err := c.send(ctx, r)
 	if err != nil {
 		return err
@@ -44,7 +59,7 @@ func (c *Client) Events(ctx context.Context, base string, key crypto.Signer, nod
 	if media, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type")); err != nil || media != "text/event-stream" {
 		return &Unreachable{URL: c.url, Status: resp.StatusCode, Err: fmt.Errorf("GET %s: expected text/event-stream, found %.80q", r.path, resp.Header.Get("Content-Type"))}
 	}
-	err = readEvents(resp.Body, func() { alive.Reset(silence) }, f)
+	err = readEvents(resp.Body, func() { alive.Reset(silence); heard() }, f)
 	if cause := context.Cause(ctx); cause != nil {
 		err = cause
 	}
@@ -55,8 +70,8 @@ func (c *Client) Events(ctx context.Context, base string, key crypto.Signer, nod
 }
 
 // readEvents parses server-sent events (WHATWG HTML 9.2.6) and hands on the
-// data of those of type revocation. heard is called at every line.
-func readEvents(body io.Reader, heard func(), f func(event string)) error {
+// type and data of each. heard is called at every line.
+func readEvents(body io.Reader, heard func(), f func(kind, data string)) error {
 	lines := bufio.NewScanner(body)
 	lines.Buffer(make([]byte, 0, 4096), maxLine)
 	var kind string
@@ -66,8 +81,8 @@ func readEvents(body io.Reader, heard func(), f func(event string)) error {
 		heard()
 		line := lines.Text()
 		if line == "" {
-			if kind == "revocation" && len(data) > 0 {
-				f(strings.Join(data, "\n"))
+			if kind != "" && len(data) > 0 {
+				f(kind, strings.Join(data, "\n"))
 			}
 			kind, data, size = "", nil, 0
 			continue

@@ -26,10 +26,12 @@ const (
 	Auditor  Role = "auditor"  // reads the whole history
 	Actor    Role = "operator" // acts: join tokens, node status, freeze
 	Approver Role = "approver" // approves: reference sets, unfreeze
+
+	RelyingParty Role = "relying-party" // a gate: follows what ends tokens
 )
 
 // AllRoles returns every role there is.
-func AllRoles() []Role { return []Role{Viewer, Auditor, Actor, Approver} }
+func AllRoles() []Role { return []Role{Viewer, Auditor, Actor, Approver, RelyingParty} }
 
 // Operator is a person or service that its certificate lets govern the domain.
 // The certificate carries URI names, one spiffe://<domain>/operator/<name> and

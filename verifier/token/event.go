@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 )
 
@@ -19,7 +20,7 @@ const (
 // It has no sub and no exp, so that it can never pass for a token.
 type Event struct {
 	Issuer   string
-	Subject  string // spiffe://<domain>/node/<id>
+	Subject  string // spiffe://<domain>/node/<id>, or spiffe://<domain> for all of them
 	Audience string
 	ID       string // jti
 	IssuedAt int64  // Unix seconds
@@ -29,9 +30,16 @@ type Event struct {
 	Reason   string // for people
 }
 
-// Ends reports whether the event ends the token with these claims.
+// Ends reports whether the event ends the token with these claims: about a node,
+// its tokens up to a sequence number; about a domain, all of an earlier epoch.
 func (e *Event) Ends(c *Claims) bool {
-	return c.Issuer == e.Issuer && c.Subject == e.Subject && c.Writ.Seq <= e.Seq
+	switch {
+	case c.Issuer != e.Issuer:
+		return false
+	case c.Subject == e.Subject:
+		return c.Writ.Seq <= e.Seq
+	}
+	return strings.HasPrefix(c.Subject, e.Subject+"/node/") && c.Writ.Epoch < e.Epoch
 }
 
 // eventClaims is an Event as it is written.
@@ -104,7 +112,11 @@ func VerifyEvent(set string, keys Keys, want Expect, at time.Time) (*Event, erro
 	if err != nil {
 		return nil, err
 	}
-	if err := want.names(e.Issuer, e.Audience, e.Subject); err != nil {
+	subject := e.Subject
+	if subject == "spiffe://"+want.Domain {
+		subject += "/node/all"
+	}
+	if err := want.names(e.Issuer, e.Audience, subject); err != nil {
 		return nil, err
 	}
 	if err := e.check(); err != nil {

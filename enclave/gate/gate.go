@@ -1,0 +1,262 @@
+// Package gate is a Relying Party for services that cannot check legitimacy
+// themselves: a proxy asks it about each request, or it is the proxy.
+//
+// A request passes with a legitimacy token for the gate's audience and a proof of
+// possession made for this very request (RFC 9449). Of all that, only the token's
+// signature is remembered; the proof, the time, the revocations and the epoch are
+// looked at each time. What a gate forwards ends when the token does.
+//
+// A gate protects what can be reached through it alone. It listens where only the
+// proxy can reach it: what the proxy says of a request is believed.
+package gate
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/writ-attestation/writ/enclave"
+	"github.com/writ-attestation/writ/internal/replay"
+	"github.com/writ-attestation/writ/verifier/token"
+)
+
+const (
+	maxTokens = 1 << 16          // remembered
+	silence   = 20 * time.Second // four heartbeats of the feed missed
+)
+
+// Config says whom a gate believes and what it guards. There are no defaults.
+type Config struct {
+	Issuer   string // of the tokens
+	Domain   string // trust domain of their subjects
+	Audience string // the gate's own
+	Keys     token.Keys
+
+	Origin string // scheme and host that clients use, "https://api.example.org"
+	Proxy  Proxy  // which proxy asks; not needed with an upstream alone
+	// Upstream is where requests that pass are forwarded. Nil: the gate only answers
+	// /v1/authz.
+	Upstream *url.URL
+	// Feed says that revocations arrive by Event, Since and Alive. While they do not,
+	// the answer is 503. Without a feed a revoked token passes until it expires.
+	Feed bool
+
+	Now func() time.Time // wall clock
+	Log *slog.Logger
+}
+
+// A Gate decides about requests. It is safe for concurrent use.
+type Gate struct {
+	cfg    Config
+	expect token.Expect
+	proofs replay.Memory
+
+	mu     sync.Mutex // guards what follows
+	keys   token.Keys
+	passes map[[sha256.Size]byte]*pass // tokens whose signature was checked
+	ended  map[string]uint64           // by subject: sequence numbers up to this are revoked
+	epoch  uint64                      // the highest that the domain signed
+	heard  enclave.Instant             // when the feed last said something
+	since  int64                       // Unix second since when the feed left nothing out; 0: none
+}
+
+// pass is a token that was found good. Its lease ends with it.
+type pass struct {
+	id       [sha256.Size]byte // of the token
+	claims   *token.Claims
+	deadline enclave.Instant
+	lease    *enclave.Lease // nil until something is forwarded under it
+}
+
+// New returns a gate that lets nothing through that it was not told to expect.
+func New(cfg Config) (*Gate, error) {
+	if cfg.Issuer == "" || cfg.Domain == "" || cfg.Audience == "" || len(cfg.Keys.IDs()) == 0 {
+		return nil, errors.New("a gate needs an issuer, a domain, an audience and token keys")
+	}
+	u, err := url.Parse(cfg.Origin)
+	if err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http") || u.Path != "" || u.RawQuery != "" || u.User != nil {
+		return nil, fmt.Errorf("reading the gate's origin: expected scheme and host as clients use them, like https://api.example.org, found %q", cfg.Origin)
+	}
+	if cfg.Proxy == "" && cfg.Upstream == nil {
+		return nil, errors.New("a gate needs a proxy that asks it or an upstream to forward to")
+	}
+	if cfg.Proxy != "" && !cfg.Proxy.known() {
+		return nil, fmt.Errorf("unknown proxy %q; known are %s", cfg.Proxy, Proxies())
+	}
+	return &Gate{
+		cfg:    cfg,
+		expect: token.Expect{Issuer: cfg.Issuer, Domain: cfg.Domain, Audience: cfg.Audience},
+		proofs: replay.Memory{PerKey: 1 << 18},
+		keys:   cfg.Keys,
+		passes: map[[sha256.Size]byte]*pass{},
+		ended:  map[string]uint64{},
+	}, nil
+}
+
+// SetKeys replaces the issuer's keys. Tokens of a key that is gone end now.
+func (g *Gate) SetKeys(keys token.Keys) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.keys = keys
+	for _, p := range g.passes {
+		g.drop(p)
+	}
+}
+
+// Alive records that the feed of revocations was heard, with an event or without.
+func (g *Gate) Alive() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.heard = enclave.Now()
+}
+
+// Since records that every event since then was heard. A token older than that may
+// have been ended unheard, so it does not pass; the next one does.
+func (g *Gate) Since(t time.Time) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.since = t.Unix()
+}
+
+// Event takes a signed event of the feed and ends what it ends. The error is of an
+// event that is not the issuer's word: it changes nothing.
+func (g *Gate) Event(set string) error {
+	g.mu.Lock()
+	keys := g.keys
+	g.mu.Unlock()
+	// An event speaks to the node it is about: its audience is the node's.
+	want := g.expect
+	want.Audience = "spiffe://" + g.cfg.Domain + "/enclave"
+	e, err := token.VerifyEvent(set, keys, want, g.cfg.Now())
+	if err != nil {
+		return fmt.Errorf("reading an event of the feed: %w", err)
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.ended[e.Subject] = max(g.ended[e.Subject], e.Seq)
+	g.epoch = max(g.epoch, e.Epoch)
+	for _, p := range g.passes {
+		if e.Ends(p.claims) || p.claims.Writ.Epoch < g.epoch {
+			g.drop(p)
+		}
+	}
+	return nil
+}
+
+// drop forgets a token and ends what is forwarded under it.
+func (g *Gate) drop(p *pass) {
+	delete(g.passes, p.id)
+	if p.lease != nil {
+		p.lease.Revoke()
+	}
+}
+
+// decide lets a request pass that asks for method and path (escaped, without
+// query), or returns the refusal.
+func (g *Gate) decide(h http.Header, method, path string) (*pass, *refusal) {
+	auth, proof := h.Values("Authorization"), h.Values("DPoP")
+	if len(auth) != 1 || len(proof) != 1 {
+		return nil, unauthenticated("", "exactly one Authorization: DPoP header and one DPoP header are required")
+	}
+	scheme, tok, _ := strings.Cut(auth[0], " ")
+	if !strings.EqualFold(scheme, "DPoP") {
+		return nil, unauthenticated("", "the Authorization scheme must be DPoP")
+	}
+	now := g.cfg.Now()
+	p, err := g.admit(tok, now)
+	if err != nil {
+		return nil, err
+	}
+	holder, bad := token.CheckProof(proof[0], token.Call{Method: method, URL: g.cfg.Origin + path, Token: tok}, now)
+	if bad == nil && holder.JKT != p.claims.Confirm.JKT {
+		bad = &token.Error{Code: token.WrongKey, Detail: "the proof is by another key than the token is bound to"}
+	}
+	if bad != nil {
+		return nil, unauthenticated("invalid_dpop_proof", bad.Error())
+	}
+	switch bad := g.proofs.First(holder, now); {
+	case errors.Is(bad, replay.ErrFull):
+		return nil, &refusal{status: http.StatusTooManyRequests, title: "rate-limited", detail: bad.Error()}
+	case bad != nil:
+		return nil, unauthenticated("invalid_dpop_proof", bad.Error())
+	}
+	return p, nil
+}
+
+// admit checks a token, by its signature once, by all else each time.
+func (g *Gate) admit(tok string, now time.Time) (*pass, *refusal) {
+	id := sha256.Sum256([]byte(tok))
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.cfg.Feed && (g.heard == 0 || g.since == 0 || enclave.Now().Sub(g.heard) > silence) {
+		return nil, &refusal{status: http.StatusServiceUnavailable, title: "unverifiable", detail: "no word of revocations from the verifier; the gate waits for it"}
+	}
+	p := g.passes[id]
+	if p == nil {
+		asked := enclave.Now()
+		claims, err := token.Verify(tok, g.keys, g.expect, now)
+		if token.Code(err) == token.NotLegitimate {
+			return nil, &refusal{status: http.StatusForbidden, title: "not-legitimate", detail: err.Error()}
+		}
+		if err != nil {
+			return nil, unauthenticated("invalid_token", err.Error())
+		}
+		p = &pass{id: id, claims: claims, deadline: asked.Add(time.Unix(claims.Expires, 0).Sub(now))}
+	}
+	c := p.claims
+	switch {
+	// The wall clock may only shorten what the boot clock allows.
+	case enclave.Now() >= p.deadline, now.Unix() >= c.Expires:
+		g.drop(p)
+		return nil, unauthenticated("invalid_token", (&token.Error{Code: token.Expired, Detail: "ask for a new one"}).Error())
+	case c.Writ.Seq <= g.ended[c.Subject]:
+		return nil, &refusal{status: http.StatusForbidden, title: "token-revoked", detail: "the token was ended before it expired; attest anew"}
+	case g.cfg.Feed && c.IssuedAt < g.since:
+		return nil, &refusal{status: http.StatusServiceUnavailable, title: "unverifiable", detail: "the token is older than what the verifier remembers of revocations; the next one will do"}
+	case c.Writ.Epoch < g.epoch:
+		return nil, &refusal{status: http.StatusForbidden, title: "stale-epoch", detail: fmt.Sprintf("the token is of epoch %d, the domain is at %d; attest anew", c.Writ.Epoch, g.epoch)}
+	}
+	g.epoch = max(g.epoch, c.Writ.Epoch)
+	g.remember(p)
+	return p, nil
+}
+
+// remember keeps a token while there is room; the others are checked anew each
+// time.
+func (g *Gate) remember(p *pass) {
+	if len(g.passes) >= maxTokens {
+		for _, q := range g.passes {
+			if enclave.Now() >= q.deadline {
+				g.drop(q)
+			}
+		}
+	}
+	if len(g.passes) < maxTokens {
+		g.passes[p.id] = p
+	}
+}
+
+// leased returns the lease that what is forwarded under a token runs on. A token
+// that was ended since it was admitted has none, nor has one there is no room to
+// remember: its end would not be heard.
+func (g *Gate) leased(p *pass) (*enclave.Lease, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.passes[p.id] != p {
+		return nil, enclave.ErrLapsed
+	}
+	if p.lease == nil {
+		l := new(enclave.Lease)
+		if err := l.Renew(p.deadline); err != nil {
+			return nil, err
+		}
+		p.lease = l
+	}
+	return p.lease, nil
+}
