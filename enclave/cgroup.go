@@ -27,6 +27,7 @@ type group struct {
 	killFD int      // its descriptor
 	events *os.File // cgroup.events
 	pids   string   // directory that bounds the number of processes; "" if nothing can
+	tasks  *os.File // where a thread puts itself under that bound, if it is not in the group already
 }
 
 // newGroup makes a cgroup below the keeper's own that holds at most pids
@@ -79,20 +80,22 @@ func (g *group) bound(name string, pids int) {
 	if os.Mkdir(dir, 0o755) != nil {
 		return
 	}
-	if os.WriteFile(filepath.Join(dir, "pids.max"), limit, 0) != nil {
+	err = os.WriteFile(filepath.Join(dir, "pids.max"), limit, 0)
+	if err == nil {
+		g.tasks, err = os.OpenFile(filepath.Join(dir, "tasks"), os.O_WRONLY, 0)
+	}
+	if err != nil {
 		_ = os.Remove(dir)
 		return
 	}
 	g.pids = dir
 }
 
-// admit puts a process under the limit on processes. It was cloned into the
-// group itself; moving it into a v1 hierarchy takes the kernel milliseconds.
-func (g *group) admit(pid int) error {
-	if g.pids == "" || g.pids == g.dir {
-		return nil
-	}
-	if err := os.WriteFile(filepath.Join(g.pids, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0); err != nil {
+// underBound puts the calling thread, and so what it forks, under a version 1
+// bound. A thread that moves itself there need not wait for all others, which
+// takes the kernel milliseconds.
+func underBound(tasks int) error {
+	if _, err := unix.Write(tasks, []byte{'0'}); err != nil {
 		return fmt.Errorf("limiting the number of processes: %w", err)
 	}
 	return nil
@@ -116,7 +119,7 @@ func (g *group) empty() bool {
 // remove closes and removes the group. A group that is not empty stays, for
 // whoever looks for what did not die.
 func (g *group) remove() {
-	for _, f := range []*os.File{g.fd, g.kill, g.events} {
+	for _, f := range []*os.File{g.fd, g.kill, g.events, g.tasks} {
 		if f != nil {
 			_ = f.Close()
 		}

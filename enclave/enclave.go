@@ -31,12 +31,12 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"os"
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -54,6 +54,10 @@ type Config struct {
 	Pids        int           // most processes and threads of the work; 0 is 4096
 	Record      string        // file for the stop record, or ""
 	JSONStop    bool          // stop record to stderr
+	NoNet       bool          // a network namespace of its own, with loopback only
+	PrivateTmp  bool          // /tmp, /var/tmp and /dev/shm of its own
+	ReadOnly    []string      // if any path is named here or in ReadWrite, the work reaches no other files
+	ReadWrite   []string
 }
 
 // Keep runs the command and returns the exit code of `writ run`. It is the whole
@@ -110,6 +114,7 @@ func (k *keeper) keep() (*Stop, int, error) {
 	}
 	go pace(ctx, life, k.renew, k.renewed)
 	go k.forward()
+	runtime.GOMAXPROCS(16) // more than there are goroutines that could have something to do
 	if k.group != nil {
 		_ = urgent() // Detect found that it works; if not any more, we are later, not wrong
 	}
@@ -119,6 +124,7 @@ func (k *keeper) keep() (*Stop, int, error) {
 // prepare does what can be refused before anybody is asked for a token.
 func (k *keeper) prepare() (err error) {
 	tune()
+	k.self = begin(digestSelf)
 	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE) // a stderr nobody reads is no reason to die
 	if err := unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return fmt.Errorf("keeping inherited files from the work (Linux 5.11 or later): %w", err)
@@ -126,14 +132,8 @@ func (k *keeper) prepare() (err error) {
 	if k.program, err = openProgram(k.cfg.Command); err != nil {
 		return err
 	}
-	caps := Detect()
-	if k.level = caps.Level; k.level < k.cfg.Level || k.level < E2 {
-		least := max(k.cfg.Level, E2)
-		what, cure := caps.shortOf(least)
-		if k.level >= E2 {
-			cure = "pass --level " + k.level.String() + " to accept less; or " + cure
-		}
-		return &Refusal{Code: "run/level", Err: fmt.Errorf("%v is asked for and this machine gives %v: %s", least, k.level, what), Cure: cure}
+	if err := k.reach(); err != nil {
+		return err
 	}
 	pinned, err := loadTrust(k.cfg.Trust)
 	if err != nil {
@@ -150,7 +150,34 @@ func (k *keeper) prepare() (err error) {
 		trust: pinned, here: here, audience: k.cfg.Audience,
 		workload: k.program.digest, execution: k.execution, level: k.level,
 	}
-	return k.forge()
+	return nil
+}
+
+// reach makes the keys of the best level that this machine can keep; E4 only if
+// it is asked for. What is missing is looked for when something is.
+func (k *keeper) reach() error {
+	k.level = max(k.cfg.Level, E3)
+	err := k.forge()
+	if err == nil {
+		return nil
+	}
+	if k.group != nil {
+		k.group.remove()
+		k.group = nil
+	}
+	caps := Detect()
+	if k.level = min(caps.Level, E3); k.level >= k.cfg.Level && k.level >= E2 {
+		return k.forge()
+	}
+	least := max(k.cfg.Level, E2)
+	what, cure := caps.shortOf(least)
+	if what == "" {
+		return err
+	}
+	if k.level >= E2 {
+		cure = "pass --level " + k.level.String() + " to accept less; or " + cure
+	}
+	return &Refusal{Code: "run/level", Err: fmt.Errorf("%v is asked for and this machine gives %v: %s", least, k.level, what), Cure: cure}
 }
 
 // tune sets the Go runtime up for one moment, the deadline: garbage is collected
@@ -158,9 +185,15 @@ func (k *keeper) prepare() (err error) {
 // is always free for the thread that wakes, also when ordinary threads that hold
 // the others are starved.
 func tune() {
-	runtime.GOMAXPROCS(16) // more than there are goroutines that could have something to do
 	debug.SetGCPercent(-1)
 	debug.SetMemoryLimit(12 << 20)
+}
+
+// begin computes on another processor, and returns how to wait for the result.
+func begin[T any](f func() (T, error)) (wait func() (T, error)) {
+	once := sync.OnceValues(f)
+	go func() { _, _ = once() }()
+	return once
 }
 
 // digestSelf is the digest of the keeper's own program.
@@ -170,9 +203,14 @@ func digestSelf() (string, error) {
 		return "", fmt.Errorf("digesting the keeper: %w", err)
 	}
 	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
+	st, err := f.Stat()
+	if err != nil {
 		return "", fmt.Errorf("digesting the keeper: %w", err)
 	}
-	return "sha256:" + hex.EncodeToString(h.Sum(nil)), nil
+	b, err := unix.Mmap(int(f.Fd()), 0, int(st.Size()), unix.PROT_READ, unix.MAP_SHARED|unix.MAP_POPULATE) // it is in memory anyway
+	if err != nil {
+		return "", fmt.Errorf("digesting the keeper: %w", err)
+	}
+	sum := sha256.Sum256(b)
+	return "sha256:" + hex.EncodeToString(sum[:]), unix.Munmap(b)
 }

@@ -32,7 +32,7 @@ import (
 const late = 150 * time.Millisecond
 
 // The programs under test, built once: the keeper as it ships, and the hydra.
-var keeperPath, hydraPath string
+var keeperPath, hydraPath, probePath string
 
 func TestMain(m *testing.M) { os.Exit(buildAndRun(m)) }
 
@@ -45,9 +45,9 @@ func buildAndRun(m *testing.M) int {
 	if err := os.Chmod(dir, 0o755); err != nil { // an unprivileged test executes from it
 		panic(err)
 	}
-	keeperPath, hydraPath = filepath.Join(dir, "writ-keeper"), filepath.Join(dir, "hydra")
-	for out, pkg := range map[string]string{keeperPath: "../cmd/writ-keeper", hydraPath: "./testdata/hydra"} {
-		build := exec.Command("go", "build", "-o", out, pkg)
+	keeperPath, hydraPath, probePath = filepath.Join(dir, "writ-keeper"), filepath.Join(dir, "hydra"), filepath.Join(dir, "probe")
+	for out, pkg := range map[string]string{keeperPath: "../cmd/writ-keeper", hydraPath: "./testdata/hydra", probePath: "./testdata/probe"} {
+		build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", out, pkg)
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if b, err := build.CombinedOutput(); err != nil {
 			panic(fmt.Sprintf("building %s: %v\n%s", pkg, err, b))

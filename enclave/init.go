@@ -14,15 +14,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The keeper's program plays three parts. The keeper starts itself again as
-// the namespace init, and the init starts itself again as the stub that becomes
-// the work. The first argument, which people never give, tells them apart.
-const (
-	partInit = "writ-init"
-	partStub = "writ-stub"
-)
+// The keeper's program plays two parts: the keeper starts itself again as the
+// namespace init. The first argument, which people never give, tells them apart.
+const partInit = "writ-init"
 
-// Descriptors the keeper leaves to the init and, shifted, the init to the stub.
+// Descriptors the keeper leaves to the init.
 const (
 	fdPage   = 3 + iota // the deadline page
 	fdLeash             // pipe from the keeper: a byte means go, its end means die
@@ -33,44 +29,39 @@ const (
 
 // orders is what the keeper tells the init, as the JSON in its second argument.
 type orders struct {
-	Terminal bool   `json:"terminal"` // the work becomes the terminal's foreground group
-	Script   bool   `json:"script"`
-	Option   string `json:"option,omitempty"` // of a script's interpreter
-	Path     string `json:"path"`             // of the program or the interpreter, for people
+	Terminal   bool     `json:"terminal"` // the work becomes the terminal's foreground group
+	Script     bool     `json:"script"`
+	Bound      int      `json:"bound,omitempty"`  // descriptor that underBound wants
+	Option     string   `json:"option,omitempty"` // of a script's interpreter
+	Path       string   `json:"path"`             // of the program or the interpreter, for people
+	NoNet      bool     `json:"no_net,omitempty"` // the network namespace is the work's own
+	PrivateTmp bool     `json:"private_tmp,omitempty"`
+	ReadOnly   []string `json:"read_only,omitempty"` // if any are named here or next, the work reaches no other files
+	ReadWrite  []string `json:"read_write,omitempty"`
 }
 
-// Reenter plays the part of the init or the stub if the keeper started this
-// process for one of them. A program that calls Keep calls it first.
+// Reenter plays the part of the init if the keeper started this process for it.
+// A program that calls Keep calls it first.
 func Reenter() (exit int, ok bool) {
-	if len(os.Args) < 3 {
+	if len(os.Args) < 3 || os.Args[0] != partInit {
 		return 0, false
 	}
 	var o orders
-	switch os.Args[0] {
-	case partInit, partStub:
-		if err := json.Unmarshal([]byte(os.Args[1]), &o); err != nil {
-			return ExitRefused, true
-		}
+	if err := json.Unmarshal([]byte(os.Args[1]), &o); err != nil {
+		return ExitRefused, true
 	}
-	switch os.Args[0] {
-	case partInit:
-		return initMain(o, os.Args[1:]), true
-	case partStub:
-		return stubMain(o, os.Args[2:]), true
-	}
-	return 0, false
+	return initMain(o, os.Args[2:]), true
 }
 
 // initMain is PID 1 of the work's namespaces. When it ends, for whatever reason,
 // the kernel kills everything else in them; so all it needs for stopping the
 // work is to end. It never executes anything itself.
-func initMain(o orders, args []string) int {
-	runtime.LockOSThread() // the stub's parent is this thread
+func initMain(o orders, argv []string) int {
 	if os.Getpid() != 1 {
 		return ExitRefused // somebody plays keeper
 	}
 	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0) // no debugger
-	for fd := fdPage; fd <= fdInterpreter; fd++ {
+	for fd := fdPage; fd <= max(fdInterpreter, o.Bound); fd++ {
 		unix.CloseOnExec(fd)
 	}
 	result := os.NewFile(fdResult, "result")
@@ -78,8 +69,13 @@ func initMain(o orders, args []string) int {
 	if err != nil {
 		return report(result, err)
 	}
-	if err := privateProc(); err != nil {
+	if err := mounts(o); err != nil {
 		return report(result, err)
+	}
+	if o.NoNet {
+		if err := loopback(); err != nil {
+			return report(result, err)
+		}
 	}
 	var leash [1]byte
 	if n, _ := readFull(fdLeash, leash[:]); n != 1 {
@@ -92,7 +88,8 @@ func initMain(o orders, args []string) int {
 	if !page.valid() {
 		return ExitStopped
 	}
-	pid, err := startStub(o, args)
+	dieQuickly() // while it may: the limit on it becomes the work's
+	pid, err := start(o, argv)
 	if err != nil {
 		return report(result, err)
 	}
@@ -144,32 +141,51 @@ func readFull(fd int, b []byte) (int, error) {
 	}
 }
 
-// privateProc hides the rest of the machine: mounts made here stay here, and
-// /proc shows this PID namespace only.
-func privateProc() error {
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("making the mounts private: %w", err)
-	}
-	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
-		return fmt.Errorf("mounting a private /proc: %w", err)
-	}
-	return nil
+// start executes the work from the descriptor that was digested, in a process
+// group of its own: signals to the group of the keeper are the keeper's to pass
+// on, and the work cannot reach that group. Of a script it executes the
+// interpreter, which opens the script by its descriptor in turn. The thread that
+// does it gives everything up first and ends with it.
+func start(o orders, argv []string) (pid int, err error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread()
+		if o.Bound > 0 {
+			err = underBound(o.Bound)
+		}
+		if err == nil {
+			err = giveUp(o)
+		}
+		if err != nil {
+			return
+		}
+		program, files := fdFile, []uintptr{0, 1, 2}
+		if o.Script {
+			program, files = fdInterpreter, append(files, fdFile)
+			args := []string{o.Path}
+			if o.Option != "" {
+				args = append(args, o.Option)
+			}
+			argv = append(append(args, "/proc/self/fd/3"), argv[1:]...)
+		}
+		pid, err = syscall.ForkExec("/proc/self/fd/"+strconv.Itoa(program), argv, &syscall.ProcAttr{
+			Env:   os.Environ(),
+			Files: files,
+			Sys:   &syscall.SysProcAttr{Setpgid: true, Foreground: o.Terminal},
+		})
+		if errno := unix.Errno(0); errors.As(err, &errno) {
+			err = execError(errno)
+		}
+	}()
+	<-done
+	return pid, err
 }
 
-// startStub forks the process that becomes the work, in a process group of its
-// own: signals to the group of the keeper are the keeper's to pass on, and the
-// work cannot reach that group.
-func startStub(o orders, args []string) (pid int, err error) {
-	files := []uintptr{0, 1, 2, fdResult, fdFile}
-	if o.Script {
-		files = append(files, fdInterpreter)
-	}
-	return syscall.ForkExec("/proc/self/exe", append([]string{partStub}, args...), &syscall.ProcAttr{
-		Env:   os.Environ(),
-		Files: files,
-		Sys:   &syscall.SysProcAttr{Setpgid: true, Foreground: o.Terminal},
-	})
-}
+// execError is the kernel's word on why the work cannot be executed.
+type execError unix.Errno
+
+func (e execError) Error() string { return unix.Errno(e).Error() }
 
 // forwarded signals reach the work through keeper and init.
 var forwarded = []os.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2}
@@ -204,6 +220,10 @@ func reap(work int, result *os.File) int {
 
 // report tells the keeper what went wrong before the work could start.
 func report(result *os.File, err error) int {
+	var no execError
+	if errors.As(err, &no) {
+		return say(result, "exec "+strconv.Itoa(int(no)))
+	}
 	var errno unix.Errno
 	if errors.As(err, &errno) {
 		return say(result, "fail "+strconv.Itoa(int(errno))+" "+err.Error())

@@ -20,7 +20,7 @@ import (
 type keeper struct {
 	cfg       Config
 	agent     agent
-	self      string // digest of the keeper's program
+	self      func() (string, error) // digest of the keeper's program
 	execution string
 	level     Level
 	program   *program
@@ -47,8 +47,19 @@ type keeper struct {
 	cause    atomic.Pointer[string]
 }
 
-// forge makes the keys; none is set yet.
+// forge makes the keys of a level; none is set yet.
 func (k *keeper) forge() (err error) {
+	if k.level >= E4 {
+		return errNoKernelDeadline
+	}
+	if k.level >= E3 {
+		if err := tryUrgent(); err != nil {
+			return err
+		}
+		if k.group, err = newGroup(k.execution, k.cfg.Pids); err != nil {
+			return err
+		}
+	}
 	if k.page, k.share, err = newPage(); err != nil {
 		return err
 	}
@@ -63,12 +74,11 @@ func (k *keeper) forge() (err error) {
 			return err
 		}
 	}
-	k.grace = 50 * time.Millisecond // an ordinary process may have to wait for the processor
-	if k.level >= E3 {
-		k.grace = 2 * time.Millisecond
-		k.group, err = newGroup(k.execution, k.cfg.Pids)
+	k.grace = 2 * time.Millisecond
+	if k.level < E3 {
+		k.grace = 50 * time.Millisecond // an ordinary process may have to wait for the processor
 	}
-	return err
+	return nil
 }
 
 // startInit starts the namespace init, which waits at its leash.
@@ -85,21 +95,29 @@ func (k *keeper) startInit() error {
 	defer theirs.Close()
 	k.leash, k.result = ours, result
 	k.tty = foreground()
-	o := orders{Terminal: k.tty, Path: k.program.file.Name(), Option: k.program.option}
+	o := orders{Terminal: k.tty, Path: k.program.file.Name(), Option: k.program.option,
+		NoNet: k.cfg.NoNet, PrivateTmp: k.cfg.PrivateTmp, ReadOnly: k.cfg.ReadOnly, ReadWrite: k.cfg.ReadWrite}
 	files := []uintptr{0, 1, 2, k.share.Fd(), leash.Fd(), theirs.Fd(), k.program.file.Fd()}
 	if i := k.program.interpreter; i != nil {
 		o.Script, o.Path = true, i.Name()
 		files = append(files, i.Fd())
 	}
-	text, err := json.Marshal(o)
-	if err != nil {
-		return fmt.Errorf("writing the init's orders: %w", err)
+	attr := namespaces(0)
+	if k.cfg.NoNet {
+		attr = namespaces(unix.CLONE_NEWNET)
 	}
-	attr := namespaces()
 	attr.Pdeathsig = unix.SIGKILL
 	attr.PidFD = &k.pidfd
 	if k.group != nil {
+		if k.group.tasks != nil {
+			o.Bound = len(files)
+			files = append(files, k.group.tasks.Fd())
+		}
 		attr.UseCgroupFD, attr.CgroupFD = true, int(k.group.fd.Fd())
+	}
+	text, err := json.Marshal(o)
+	if err != nil {
+		return fmt.Errorf("writing the init's orders: %w", err)
 	}
 	args := append([]string{partInit, string(text)}, k.program.argv...)
 	k.init, err = syscall.ForkExec("/proc/self/exe", args, &syscall.ProcAttr{Env: k.environ(), Files: files, Sys: attr})
@@ -132,17 +150,6 @@ func (k *keeper) environ() []string {
 // enter gets the first token and lets the init start the work. It returns the
 // life of the token.
 func (k *keeper) enter(ctx context.Context) (life time.Duration, err error) {
-	placed := make(chan error, 1)
-	go func() {
-		if k.group == nil {
-			placed <- nil
-			return
-		}
-		placed <- k.group.admit(k.init)
-	}()
-	if k.self, err = digestSelf(); err != nil { // while the init starts and is placed
-		return 0, err
-	}
 	// Whoever listens before asking misses no revocation in between.
 	listening, admitted := make(chan struct{}), make(chan struct{})
 	ready := sync.OnceFunc(func() { close(listening) })
@@ -163,9 +170,6 @@ func (k *keeper) enter(ctx context.Context) (life time.Duration, err error) {
 	}
 	if err := k.program.unchanged(); err != nil {
 		return 0, &Refusal{Code: "run/changed", Err: err}
-	}
-	if err := <-placed; err != nil {
-		return 0, err
 	}
 	if err := k.extend(deadline); err != nil {
 		return 0, err

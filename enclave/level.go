@@ -36,6 +36,8 @@ func ParseLevel(s string) (Level, error) {
 	return 0, fmt.Errorf("reading the level: %q is none of E0, E1, E2, E3, E4", s)
 }
 
+var errNoKernelDeadline = errors.New("a deadline in the kernel is not built yet")
+
 // Capabilities is what this machine lets a keeper do.
 type Capabilities struct {
 	Level   Level     // the best it can keep
@@ -62,7 +64,7 @@ func Detect() Capabilities {
 	miss(E2, tryNamespaces(), "run as root, or let users make namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns)")
 	miss(E3, tryGroup(), "run as root, or have a cgroup delegated (systemd: Delegate=yes)")
 	miss(E3, tryUrgent(), "give CAP_SYS_NICE or RLIMIT_RTPRIO")
-	miss(E4, errors.New("a deadline in the kernel is not built yet"), "ask for E3")
+	miss(E4, errNoKernelDeadline, "ask for E3")
 	c.Level = c.Missing[0].Level - 1
 	if c.Level < E2 {
 		c.Level = E0
@@ -84,7 +86,7 @@ func (c Capabilities) shortOf(l Level) (what, cure string) {
 // tryNamespaces clones into the namespaces and then executes something that
 // cannot be executed: that error, and not an earlier one, is success.
 func tryNamespaces() error {
-	_, err := syscall.ForkExec("/proc/self/exe/none", []string{"none"}, &syscall.ProcAttr{Sys: namespaces()})
+	_, err := syscall.ForkExec("/proc/self/exe/none", []string{"none"}, &syscall.ProcAttr{Sys: namespaces(0)})
 	if errors.Is(err, unix.ENOTDIR) {
 		return nil
 	}
@@ -93,16 +95,16 @@ func tryNamespaces() error {
 
 // namespaces asks for the namespaces of the work. Without privilege a user
 // namespace comes first, in which the user stays who it is; the capabilities
-// that mounting /proc needs there are taken from the work again by the stub.
-func namespaces() *syscall.SysProcAttr {
-	attr := &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWIPC}
+// that mounting /proc needs there are taken from the work again before it starts.
+func namespaces(more uintptr) *syscall.SysProcAttr {
+	attr := &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWIPC | more}
 	if effective(unix.CAP_SYS_ADMIN) {
 		return attr
 	}
 	attr.Cloneflags |= unix.CLONE_NEWUSER
 	attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: os.Getuid(), HostID: os.Getuid(), Size: 1}}
 	attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: os.Getgid(), HostID: os.Getgid(), Size: 1}}
-	attr.AmbientCaps = []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_SETPCAP}
+	attr.AmbientCaps = []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_SETPCAP, unix.CAP_NET_ADMIN}
 	return attr
 }
 

@@ -13,11 +13,15 @@ import (
 // ask gets one more token. Each call is a request of its own: what it drew and
 // when is never used for another.
 func (k *keeper) ask(ctx context.Context) (Grant, error) {
+	self, err := k.self()
+	if err != nil {
+		return Grant{}, err
+	}
 	g := newGrant(k.admission.here)
 	a, err := k.agent.lease(ctx, request{
 		Audience: k.admission.audience, Workload: k.admission.workload, Execution: k.admission.execution,
 		Parent: k.cfg.Parent, Level: k.level.String(), R: g.R, ID: newID(),
-	}, k.self)
+	}, self)
 	if err != nil {
 		return g, &Refusal{Code: "run/agent-unreachable", Err: err, Cure: "start `writ agent`, or name its socket with --socket"}
 	}

@@ -27,7 +27,14 @@ func main() {
 	flag.IntVar(&cfg.Pids, "pids", 0, "most processes and threads")
 	flag.StringVar(&cfg.Record, "record", "", "file for the stop record")
 	flag.BoolVar(&cfg.JSONStop, "json-stop", false, "stop record to stderr")
+	net := flag.String("net", "host", "host, or none: a network namespace of its own, with loopback only")
+	flag.BoolVar(&cfg.PrivateTmp, "private-tmp", false, "/tmp, /var/tmp and /dev/shm of its own")
+	flag.Func("landlock-ro", "path the work may read and execute; repeatable", func(s string) error { cfg.ReadOnly = append(cfg.ReadOnly, s); return nil })
+	flag.Func("landlock-rw", "path the work may also write; repeatable", func(s string) error { cfg.ReadWrite = append(cfg.ReadWrite, s); return nil })
 	flag.Parse()
+	if cfg.NoNet = *net == "none"; !cfg.NoNet && *net != "host" {
+		usage("--net is host or none")
+	}
 	var err error
 	if cfg.Level, err = enclave.ParseLevel(level); err != nil {
 		usage(err.Error())

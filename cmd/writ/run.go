@@ -63,16 +63,23 @@ revoked; 125 refused at start, or Writ failed (reason code on standard error);
 	f.DurationVar(&o.drain, "drain-before", 0, "send SIGTERM this long before the deadline when renewing has failed")
 	f.IntVar(&o.pids, "pids", 4096, "most processes and threads, where the kernel can bound them")
 	f.StringVar(&o.record, "record", "", "write the stop record, JSON, to `file`")
+	f.StringVar(&o.net, "net", "host", "`host`, or none: a network of its own without a way out")
+	f.BoolVar(&o.privateTmp, "private-tmp", false, "/tmp, /var/tmp and /dev/shm of its own")
+	f.StringArrayVar(&o.readOnly, "landlock-ro", nil, "`path` COMMAND may read and execute; if any is named, it reaches no others (repeatable)")
+	f.StringArrayVar(&o.readWrite, "landlock-rw", nil, "`path` COMMAND may also write (repeatable)")
 	f.BoolVar(&o.jsonStop, "json-stop", false, "write the stop record to standard error")
 	return cmd
 }
 
 type runOptions struct {
-	level, audience, socket, state, trust, parent, record string
+	level, audience, socket, state, trust, parent, record, net string
 
-	drain    time.Duration
-	pids     int
-	jsonStop bool
+	readOnly, readWrite []string
+
+	drain      time.Duration
+	pids       int
+	jsonStop   bool
+	privateTmp bool
 }
 
 // become replaces this process by the keeper. It returns only if it could not.
@@ -95,7 +102,13 @@ func (o *runOptions) arguments(command []string) []string {
 		o.trust = filepath.Join(o.state, "trust.json")
 	}
 	args := []string{"-level", o.level, "-socket", o.socket, "-trust", o.trust, "-audience", o.audience, "-parent", o.parent,
-		"-drain-before", o.drain.String(), "-pids", strconv.Itoa(o.pids), "-record", o.record}
+		"-drain-before", o.drain.String(), "-pids", strconv.Itoa(o.pids), "-record", o.record, "-net", o.net, "-private-tmp=" + strconv.FormatBool(o.privateTmp)}
+	for _, path := range o.readOnly {
+		args = append(args, "-landlock-ro", path)
+	}
+	for _, path := range o.readWrite {
+		args = append(args, "-landlock-rw", path)
+	}
 	if o.jsonStop {
 		args = append(args, "-json-stop")
 	}

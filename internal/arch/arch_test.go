@@ -90,6 +90,8 @@ var owners = map[string]string{
 	"github.com/cenkalti/backoff/v5":      "attestor enclave cmd/",
 	"golang.org/x/sys":                    "enclave tpm/device tpm/swtpm cmd/ attestor",
 	"github.com/google/go-cmp":            "verifier/store/storetest",
+	"github.com/elastic/go-seccomp-bpf":   "enclave",
+	"github.com/landlock-lsm/go-landlock": "enclave",
 }
 
 // unlinked says what a command must not link, directly or not.
