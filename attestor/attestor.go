@@ -56,8 +56,9 @@ type Config struct {
 	Dir       string // state directory
 	TPM       *device.TPM
 	Logs      Logs
-	Verifiers []Verifier // in order of preference
-	Level     string     // the highest enforcement level of this node, as the base token states it
+	Verifiers []Verifier    // in order of preference
+	Absence   time.Duration // after which a keeper that stopped watching counts as killed; 0 is 10 s, longer than a live one takes to return
+	Level     string        // the highest enforcement level of this node, as the base token states it
 	Log       *slog.Logger
 }
 
@@ -67,6 +68,10 @@ type Agent struct {
 	q   quoter
 	key *ecdsa.PrivateKey // of this start of the agent; the quote binds it
 	jwk []byte
+
+	stopping sync.Mutex    // one stop record is written at a time
+	stops    chan struct{} // one waits
+	keepers  keepers
 
 	attesting sync.Mutex // one quote at a time; guards the fields up to mu, and q
 	next      *protocol.Challenge
@@ -106,7 +111,10 @@ func New(cfg Config) (*Agent, error) {
 	if len(cfg.Verifiers) == 0 || cfg.TPM == nil || cfg.Trust == nil || cfg.Log == nil {
 		return nil, errors.New("starting the agent: a TPM, a trust file, a logger and a verifier are needed")
 	}
-	a := &Agent{cfg: cfg, q: quoter{tpm: cfg.TPM, domain: cfg.Enrolment.Domain, generation: cfg.Enrolment.Generation, logs: cfg.Logs}, watch: map[chan Push]bool{},
+	if cfg.Absence == 0 {
+		cfg.Absence = 10 * time.Second
+	}
+	a := &Agent{cfg: cfg, q: quoter{tpm: cfg.TPM, domain: cfg.Enrolment.Domain, generation: cfg.Enrolment.Generation, logs: cfg.Logs}, watch: map[chan Push]bool{}, stops: make(chan struct{}, 1),
 		state: Status{Node: cfg.Enrolment.Node, Domain: cfg.Enrolment.Domain, Problem: "not attested yet"}}
 	var err error
 	if a.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
@@ -143,9 +151,15 @@ func (a *Agent) Run(ctx context.Context) error {
 		defer close(listened)
 		a.listen(ctx)
 	}()
+	delivered := make(chan struct{})
+	go func() {
+		defer close(delivered)
+		a.deliver(ctx)
+	}()
 	defer func() {
 		cancel()
 		<-listened
+		<-delivered
 	}()
 	retry := backoff.NewExponentialBackOff()
 	retry.InitialInterval, retry.MaxInterval, retry.RandomizationFactor = 200*time.Millisecond, 20*time.Second, 0.5
@@ -457,19 +471,6 @@ func (a *Agent) stale() bool {
 	defer a.mu.Unlock()
 	life := time.Unix(a.state.Expires, 0).Sub(a.since)
 	return time.Since(a.since) > life/3
-}
-
-// Stopped passes a keeper's stop record on to the history. The token may have
-// been ended, which is often why the work stopped.
-func (a *Agent) Stopped(ctx context.Context, stop bundle.Stop) error {
-	a.mu.Lock()
-	last := a.last
-	a.mu.Unlock()
-	if last == "" {
-		return protocol.Refuse(protocol.TokenRevoked, "the node has no token to record the stop with")
-	}
-	_, err := a.cfg.Verifiers[a.preferred()].Stopped(ctx, last, a.key, stop)
-	return err
 }
 
 // Watch subscribes to pushes until the returned function is called.

@@ -1,11 +1,9 @@
 package attestor
 
 import (
-	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -19,7 +17,6 @@ import (
 	"github.com/writ-attestation/writ/internal/durable"
 	"github.com/writ-attestation/writ/tpm/device"
 	"github.com/writ-attestation/writ/tpm/eventlog"
-	"github.com/writ-attestation/writ/verifier/bundle"
 	"github.com/writ-attestation/writ/verifier/ledger"
 	"github.com/writ-attestation/writ/verifier/protocol"
 	"github.com/writ-attestation/writ/verifier/token"
@@ -524,33 +521,5 @@ func TestState(t *testing.T) {
 	}
 	if _, err := LoadEnrolment(dir); err == nil || errors.Is(err, ErrNotEnrolled) {
 		t.Errorf("damaged state: %v", err)
-	}
-}
-
-// TestStop: the end of an execution is reported with the token that was ended,
-// too.
-func TestStop(t *testing.T) {
-	t.Parallel()
-	b, l, a := ready(t)
-	if err := b.agent(l).Stopped(t.Context(), bundle.Stop{Exec: "e1", Cause: "revoked", Confirmed: true, Level: "E2"}); err == nil {
-		t.Error("a stop was reported without a token")
-	}
-	if _, err := b.d.SetStatus(context.Background(), "operator/test", b.enrol.Node, "suspended", "test"); err != nil {
-		t.Fatal(err)
-	}
-	a.mu.Lock()
-	a.base = ""
-	a.mu.Unlock()
-	size := b.d.Log().Size()
-	if err := a.Stopped(t.Context(), bundle.Stop{Exec: "e1", Cause: "revoked", Confirmed: true, Level: "E2"}); err != nil {
-		t.Fatal(err)
-	}
-	leaf, err := b.d.Log().Entry(t.Context(), size)
-	var entry struct{ Kind string }
-	if err == nil {
-		err = json.Unmarshal(leaf, &entry)
-	}
-	if err != nil || entry.Kind != "execution.terminated" {
-		t.Errorf("the history says %s, %v", leaf, err)
 	}
 }

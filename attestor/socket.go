@@ -76,7 +76,7 @@ func (a *Agent) Serve(ctx context.Context, l net.Listener, s Socket) error {
 	mux.HandleFunc("GET /v1/status", a.serveStatus)
 	mux.HandleFunc("GET /v1/token", a.serveToken)
 	mux.HandleFunc("POST /v1/lease", a.serveLease)
-	mux.HandleFunc("GET /v1/watch", a.serveWatch)
+	mux.HandleFunc("GET /v1/watch", func(w http.ResponseWriter, r *http.Request) { a.serveWatch(ctx, w, r) })
 	mux.HandleFunc("POST /v1/stops", a.serveStop)
 	srv := &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -229,12 +229,19 @@ func (a *Agent) serveStop(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
+	var told struct {
+		Statement string `json:"statement"`
+	}
+	err := json.Unmarshal(body, &told)
 	var stop bundle.Stop
-	if err := json.Unmarshal(body, &stop); err != nil {
+	if err == nil {
+		stop, _, err = bundle.OpenStop(told.Statement)
+	}
+	if err != nil {
 		answer(w, http.StatusBadRequest, problem{Type: "about:blank", Title: "request-malformed", Status: 400, Detail: err.Error()})
 		return
 	}
-	if err := a.Stopped(r.Context(), stop); err != nil {
+	if err := a.Stopped(stop); err != nil {
 		fail(w, err)
 		return
 	}
@@ -253,8 +260,16 @@ func read(w http.ResponseWriter, r *http.Request) ([]byte, bool) {
 // heartbeat tells watchers that the stream lives.
 const heartbeat = 5 * time.Second
 
-// serveWatch streams pushes as server-sent events.
-func (a *Agent) serveWatch(w http.ResponseWriter, r *http.Request) {
+// serveWatch streams pushes as server-sent events. A keeper says which execution
+// it watches for; when it vanishes, the agent speaks for it.
+func (a *Agent) serveWatch(serving context.Context, w http.ResponseWriter, r *http.Request) {
+	if end := (bundle.Stop{Exec: r.URL.Query().Get("exec"), Level: r.URL.Query().Get("level"), Cause: causeKilled}); end.Check() == nil {
+		a.keepers.came(end.Exec)
+		defer func() {
+			a.keepers.left(end.Exec)
+			go a.await(serving, end) // not if it is we who leave: the keeper turns to our successor
+		}()
+	}
 	pushes, cancel := a.Watch()
 	defer cancel()
 	w.Header().Set("Content-Type", "text/event-stream")

@@ -72,6 +72,7 @@ type admission struct {
 	subject string // of the first token; all later ones have the same
 	boot    uint32
 	seq     uint64 // of the last token
+	index   uint64 // of the last token's log entry
 	over    bool   // after a revocation nothing counts any more
 }
 
@@ -102,8 +103,15 @@ func (a *admission) admit(g Grant, wall time.Time) (Instant, error) {
 	if deadline <= now {
 		return 0, errors.New("checking the token: it has already ended on the boot clock")
 	}
-	a.subject, a.boot, a.seq = c.Subject, c.BootCount, c.Writ.Seq
+	a.subject, a.boot, a.seq, a.index = c.Subject, c.BootCount, c.Writ.Seq, uint64(c.Writ.Log.Index)
 	return deadline, nil
+}
+
+// last is the log entry of the last token admitted.
+func (a *admission) last() uint64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.index
 }
 
 func (a *admission) expect(r string) token.Expect {

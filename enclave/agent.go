@@ -27,6 +27,7 @@ type request struct {
 	Audience  string `json:"audience"`
 	Workload  string `json:"wl"`
 	Execution string `json:"exec"`
+	Key       string `json:"key"`
 	Parent    string `json:"parent,omitempty"`
 	Level     string `json:"level"`
 	R         string `json:"r"`
@@ -64,9 +65,9 @@ func (a agent) lease(ctx context.Context, req request, keeper string) (*answer, 
 	return &out, nil
 }
 
-// stopped reports how the work ended.
-func (a agent) stopped(ctx context.Context, s Stop) error {
-	return a.do(ctx, "POST /v1/stops", "", s, func(status int, _ io.Reader) error {
+// stopped reports how the work ended, in the keeper's signed words.
+func (a agent) stopped(ctx context.Context, statement string) error {
+	return a.do(ctx, "POST /v1/stops", "", map[string]string{"statement": statement}, func(status int, _ io.Reader) error {
 		if status/100 != 2 {
 			return fmt.Errorf("reporting the stop: the agent answered %d", status)
 		}
@@ -76,9 +77,10 @@ func (a agent) stopped(ctx context.Context, s Stop) error {
 
 // watch calls opened once the agent has answered, and revoked for each pushed
 // revocation, still unverified. It returns when the stream ends, which stops
-// nothing.
-func (a agent) watch(ctx context.Context, opened func(), revoked func(event string)) error {
-	return a.do(ctx, "GET /v1/watch", "", nil, func(status int, body io.Reader) error {
+// nothing. The agent learns by it for whom it has to speak if the keeper is
+// killed before it can.
+func (a agent) watch(ctx context.Context, execution string, level Level, opened func(), revoked func(event string)) error {
+	return a.do(ctx, "GET /v1/watch?exec="+execution+"&level="+level.String(), "", nil, func(status int, body io.Reader) error {
 		if status != 200 {
 			return fmt.Errorf("watching: the agent answered %d", status)
 		}

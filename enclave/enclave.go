@@ -27,6 +27,9 @@ package enclave
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -40,6 +43,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/writ-attestation/writ/verifier/token"
 )
 
 // Config is what `writ run` passes on to the keeper.
@@ -128,6 +133,12 @@ func (k *keeper) prepare() (err error) {
 	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE) // a stderr nobody reads is no reason to die
 	if err := unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return fmt.Errorf("keeping inherited files from the work (Linux 5.11 or later): %w", err)
+	}
+	if k.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
+		return fmt.Errorf("making the keeper's key: %w", err)
+	}
+	if k.jkt, err = token.Thumbprint(k.key.Public()); err != nil {
+		return fmt.Errorf("making the keeper's key: %w", err)
 	}
 	if k.program, err = openProgram(k.cfg.Command); err != nil {
 		return err

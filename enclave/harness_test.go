@@ -6,6 +6,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -159,7 +160,7 @@ func (a *fakeAgent) issue(req request) string {
 		Verifier: token.Verifier{Developer: "https://test.invalid", Build: "test"},
 		Submods:  map[string]token.Submod{"platform": {Status: "affirming", Policies: []string{"urn:test"}}},
 		Writ: token.Writ{V: 1, State: "synchronized", Seq: a.seq, Execution: req.Execution, Workload: req.Workload,
-			Level: req.Level, Key: "lease", Evidence: digest, References: digest, Verdict: digest, Log: token.Log{Origin: testDomain + "/log"}},
+			Level: req.Level, Key: "lease", Evidence: digest, References: digest, Verdict: digest, Log: token.Log{Origin: testDomain + "/log", Index: int64(a.seq)}},
 	}
 	if a.change != nil {
 		a.change(&c)
@@ -182,13 +183,22 @@ func (a *fakeAgent) event(seq uint64) string {
 }
 
 func (a *fakeAgent) serveStop(w http.ResponseWriter, r *http.Request) {
+	var told struct {
+		Statement string `json:"statement"`
+	}
+	err := json.NewDecoder(r.Body).Decode(&told)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	jkt, payload, opening := token.OpenStatement(told.Statement)
 	var s Stop
-	if err := json.NewDecoder(r.Body).Decode(&s); err != nil {
+	if err = errors.Join(err, opening, json.Unmarshal(payload, &s)); err == nil && jkt != a.asked[len(a.asked)-1].Key {
+		err = errors.New("signed with another key")
+	}
+	if err != nil {
+		a.stops = append(a.stops, Stop{Cause: err.Error()})
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
 	a.stops = append(a.stops, s)
 	w.WriteHeader(http.StatusNoContent)
 }

@@ -3,6 +3,7 @@ package enclave
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -21,6 +22,8 @@ type keeper struct {
 	cfg       Config
 	agent     agent
 	self      func() (string, error) // digest of the keeper's program
+	key       *ecdsa.PrivateKey      // of this execution: signs how it ended
+	jkt       string
 	execution string
 	level     Level
 	program   *program
@@ -43,6 +46,7 @@ type keeper struct {
 
 	failing  atomic.Bool  // the last renewal failed
 	deadline atomic.Int64 // of the last token; the page forgets it when revoked
+	asked    atomic.Int64 // Instant when that token was asked for
 	ordered  atomic.Int64 // Instant of a revocation
 	cause    atomic.Pointer[string]
 }
@@ -171,7 +175,7 @@ func (k *keeper) enter(ctx context.Context) (life time.Duration, err error) {
 	if err := k.program.unchanged(); err != nil {
 		return 0, &Refusal{Code: "run/changed", Err: err}
 	}
-	if err := k.extend(deadline); err != nil {
+	if err := k.extend(g.T0, deadline); err != nil {
 		return 0, err
 	}
 	close(admitted)
@@ -181,7 +185,7 @@ func (k *keeper) enter(ctx context.Context) (life time.Duration, err error) {
 
 // extend moves the deadline. The kernel's timer comes first, so that whatever
 // happens in between, the work is stopped no later than now agreed.
-func (k *keeper) extend(deadline Instant) error {
+func (k *keeper) extend(asked, deadline Instant) error {
 	if err := k.fuse.set(deadline.Add(k.grace)); err != nil {
 		return err
 	}
@@ -189,6 +193,7 @@ func (k *keeper) extend(deadline Instant) error {
 		return err
 	}
 	k.deadline.Store(int64(deadline))
+	k.asked.Store(int64(asked))
 	if k.drain.fd >= 0 {
 		if err := k.drain.set(deadline.Add(-k.cfg.DrainBefore)); err != nil {
 			return err
@@ -291,7 +296,7 @@ func (k *keeper) confirm(limit time.Duration) (gone Instant, ok bool) {
 
 // end confirms that all is over, tidies up and says how it ended.
 func (k *keeper) end(byItself bool) (*Stop, int, error) {
-	s := &Stop{Exec: k.execution, Level: k.level.String(), Cause: CauseExited, Deadline: Instant(k.deadline.Load())}
+	s := &Stop{Exec: k.execution, Level: k.level.String(), Cause: CauseExited, Deadline: Instant(k.deadline.Load()), Renewed: Instant(k.asked.Load()), Admitted: k.admission.last()}
 	s.Stopped, s.Confirmed = k.confirm(10 * time.Second)
 	k.fuse.remove()
 	k.restoreTerminal()

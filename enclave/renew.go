@@ -20,7 +20,7 @@ func (k *keeper) ask(ctx context.Context) (Grant, error) {
 	g := newGrant(k.admission.here)
 	a, err := k.agent.lease(ctx, request{
 		Audience: k.admission.audience, Workload: k.admission.workload, Execution: k.admission.execution,
-		Parent: k.cfg.Parent, Level: k.level.String(), R: g.R, ID: newID(),
+		Key: k.jkt, Parent: k.cfg.Parent, Level: k.level.String(), R: g.R, ID: newID(),
 	}, self)
 	if err != nil {
 		return g, &Refusal{Code: "run/agent-unreachable", Err: err, Cure: "start `writ agent`, or name its socket with --socket"}
@@ -72,7 +72,7 @@ func (k *keeper) renew(ctx context.Context) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	return deadline.Sub(g.T0), k.extend(deadline)
+	return deadline.Sub(g.T0), k.extend(g.T0, deadline)
 }
 
 // renewed follows how renewing goes, and tells people when that changes.
@@ -118,7 +118,7 @@ func sleep(ctx context.Context, d time.Duration) bool {
 // could not, each time.
 func (k *keeper) listen(ctx context.Context, ready func()) {
 	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
-		_ = k.agent.watch(ctx, func() {
+		_ = k.agent.watch(ctx, k.execution, k.level, func() {
 			pause = 100 * time.Millisecond
 			ready()
 		}, func(event string) { k.consider(event, CauseRevoked) })

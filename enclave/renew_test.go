@@ -79,7 +79,7 @@ func TestAgentHangs(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	var opened atomic.Bool
-	if err := (agent{socket}).watch(ctx, func() { opened.Store(true) }, nil); err == nil || opened.Load() {
+	if err := (agent{socket}).watch(ctx, "e1", E3, func() { opened.Store(true) }, nil); err == nil || opened.Load() {
 		t.Errorf("watching a hanging agent: %v", err)
 	}
 }

@@ -2,10 +2,13 @@ package enclave
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"os"
 	"time"
+
+	"github.com/writ-attestation/writ/verifier/token"
 )
 
 // Causes of a Stop.
@@ -24,10 +27,12 @@ type Stop struct {
 	Exec      string  `json:"exec"`
 	Cause     string  `json:"cause"`
 	Deadline  Instant `json:"deadline"`   // of the last token
+	Renewed   Instant `json:"renewed"`    // when that was asked for
 	Stopped   Instant `json:"stopped"`    // when the last process was found gone
 	LatencyUS int64   `json:"latency_us"` // from the deadline, or the order to stop, to Stopped; 0 if the work ended by itself
 	Confirmed bool    `json:"confirmed"`  // the namespaces are gone and the cgroup is empty
 	Level     string  `json:"level"`
+	Admitted  uint64  `json:"admitted"` // index of the log entry of the last token
 }
 
 // String tells people how the work was stopped.
@@ -64,9 +69,14 @@ func (k *keeper) publish(s Stop) {
 			k.warn("writing the stop record: %v", err)
 		}
 	}
+	statement, err := token.SignStatement(b[:len(b)-1], k.key, rand.Reader)
+	if err != nil {
+		k.warn("signing the stop record: %v", err)
+		return
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	if err := k.agent.stopped(ctx, s); err != nil {
+	if err := k.agent.stopped(ctx, statement); err != nil {
 		k.warn("%v", err)
 	}
 }

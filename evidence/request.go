@@ -17,6 +17,7 @@ type Request struct {
 	Workload  string `json:"wl,omitempty"`     // "sha256:" and the digest of the executable
 	Execution string `json:"exec,omitempty"`   // id of the execution
 	Keeper    string `json:"keeper,omitempty"` // "sha256:" and the digest of the keeper's program
+	Key       string `json:"key,omitempty"`    // thumbprint of the keeper's key, which signs how the execution ended
 	Parent    string `json:"parent,omitempty"` // id of the execution that started it
 	Level     string `json:"level"`            // enforcement level, "E0" to "E4"
 	R         string `json:"r"`                // the requester's 32 random bytes, base64url: becomes eat_nonce
@@ -26,6 +27,7 @@ type Request struct {
 var (
 	workloadRE = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
 	idRE       = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
+	keyRE      = regexp.MustCompile(`^[A-Za-z0-9_-]{43}$`)
 	levelRE    = regexp.MustCompile(`^E[0-4]$`)
 )
 
@@ -58,6 +60,7 @@ func (r Request) check() error {
 		{"audience", r.Audience, r.Audience != "" && len(r.Audience) <= 512},
 		{"wl", r.Workload, r.Workload == "" || workloadRE.MatchString(r.Workload)},
 		{"keeper", r.Keeper, r.Keeper == "" || workloadRE.MatchString(r.Keeper)},
+		{"key", r.Key, r.Key == "" || keyRE.MatchString(r.Key)},
 		{"exec", r.Execution, r.Execution == "" || idRE.MatchString(r.Execution)},
 		{"parent", r.Parent, r.Parent == "" || idRE.MatchString(r.Parent)},
 		{"level", r.Level, levelRE.MatchString(r.Level)},

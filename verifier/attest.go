@@ -22,6 +22,7 @@ type decision struct {
 	Input   string        `json:"input,omitempty"`   // blob: storedInput
 	Verdict string        `json:"verdict,omitempty"` // blob: the verdict's bytes
 	Claims  *token.Claims `json:"claims,omitempty"`  // nil: denied
+	Key     string        `json:"key,omitempty"`     // thumbprint of the keeper's
 	Base    uint64        `json:"base,omitempty"`    // index of the decision a further token rests on
 }
 

@@ -74,7 +74,7 @@ func (s *Service) personal(slot ledger.Slot, n *Node, req evidence.Request, c *t
 
 func recordToken(c *token.Claims, req evidence.Request, base uint64) *bundle.Token {
 	return &bundle.Token{ID: c.ID, Audience: c.Audience, Issued: c.IssuedAt, Expires: c.Expires, Seq: c.Writ.Seq, Prev: c.Writ.Prev, JKT: c.Confirm.JKT,
-		Exec: c.Writ.Execution, Parent: req.Parent, Keeper: req.Keeper, Workload: c.Writ.Workload, Level: c.Writ.Level, Epoch: c.Writ.Epoch, Base: base}
+		Exec: c.Writ.Execution, Parent: req.Parent, Keeper: req.Keeper, Key: req.Key, Workload: c.Writ.Workload, Level: c.Writ.Level, Epoch: c.Writ.Epoch, Base: base}
 }
 
 // Token gives a node that proved possession of its base token's key a further
@@ -123,7 +123,7 @@ func (s *Service) Token(ctx context.Context, base *token.Claims, req evidence.Re
 		return ledger.Change{
 			Entries: []ledger.Entry{s.entry(bundle.Admitted, n.ID, "verifier/"+s.cfg.Name, recordToken(&c, req, uint64(base.Writ.Log.Index)))},
 			Puts: []ledger.Put{put(kindNode, n.ID, n),
-				{Key: decisionKey(n.ID, slot.Index), Value: encode(decision{Claims: &c, Base: uint64(base.Writ.Log.Index)})}},
+				{Key: decisionKey(n.ID, slot.Index), Value: encode(decision{Claims: &c, Key: req.Key, Base: uint64(base.Writ.Log.Index)})}},
 		}, nil
 	}})
 	if again != nil {
@@ -189,11 +189,15 @@ func (s *Service) nodeOf(subject string) (string, bool) {
 	return subject[len(prefix):], true
 }
 
-// Stopped records the end of an execution as its keeper reports it.
+// Stopped records the end of an execution: by its keeper's signature, or as the
+// agent's word that the keeper is gone.
 func (s *Service) Stopped(ctx context.Context, by *token.Claims, stop bundle.Stop) (string, error) {
 	node, ok := s.nodeOf(by.Subject)
 	if !ok {
 		return "", protocol.Refuse(protocol.NotEnrolled, "%.100s is not a node of %s", by.Subject, s.cfg.Domain)
+	}
+	if err := s.provenStop(ctx, node, stop); err != nil {
+		return "", err
 	}
 	receipts, err := s.log.Append(ctx, ledger.Draft{Build: func(ledger.Slot) (ledger.Change, error) {
 		return ledger.Change{Entries: []ledger.Entry{s.entry(bundle.Terminated, node, "node/"+node, stop)}}, nil
@@ -202,6 +206,32 @@ func (s *Service) Stopped(ctx context.Context, by *token.Claims, stop bundle.Sto
 		return "", err
 	}
 	return receipts[0].Proof, nil
+}
+
+// provenStop holds a stop against the token it names: only the keeper that asked
+// for that token has the key that signs the end of its execution.
+func (s *Service) provenStop(ctx context.Context, node string, stop bundle.Stop) error {
+	if err := stop.Check(); err != nil {
+		return protocol.Refuse(protocol.RequestRefused, "%v", err)
+	}
+	if stop.Statement == "" {
+		return nil
+	}
+	signed, jkt, err := bundle.OpenStop(stop.Statement)
+	if err != nil {
+		return protocol.Refuse(protocol.RequestRefused, "%v", err)
+	}
+	if signed != stop {
+		return protocol.Refuse(protocol.RequestRefused, "the stop record says other than its statement")
+	}
+	d, ok, err := row[decision](ctx, s, decisionKey(node, stop.Admitted))
+	switch {
+	case err != nil:
+		return fmt.Errorf("reading the token that stopped: %w", err)
+	case !ok || d.Claims == nil || d.Claims.Writ.Execution != stop.Exec || d.Key == "" || d.Key != jkt:
+		return protocol.Refuse(protocol.RequestRefused, "entry %d is no token of execution %s with the key that signed its stop", stop.Admitted, stop.Exec)
+	}
+	return nil
 }
 
 // signEvent ends every token of the node up to n.Ended in the words relying

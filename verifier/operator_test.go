@@ -340,7 +340,7 @@ func TestNoPathsOrEKOnTheLog(t *testing.T) {
 	if _, err := d.Token(ctx, base, request(d, "lease")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := d.Stopped(ctx, base, bundle.Stop{Exec: "job", Cause: "expired", Confirmed: true, Level: "E3"}); err != nil {
+	if _, err := d.Stopped(ctx, base, bundle.Stop{Exec: "job", Cause: "keeper-killed", Level: "E3"}); err != nil {
 		t.Fatal(err)
 	}
 	n.file("/tmp/backdoor", 1)

@@ -21,7 +21,7 @@ import (
 func subjectOf(domain, name string) string { return bundle.Subject(domain, name) }
 
 func stopOf(exec string) bundle.Stop {
-	return bundle.Stop{Exec: exec, Cause: "revoked", Level: "E3", Confirmed: true}
+	return bundle.Stop{Exec: exec, Cause: "keeper-killed", Level: "E3"}
 }
 
 // listener follows a node's events in the background.

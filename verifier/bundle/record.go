@@ -72,19 +72,10 @@ type Token struct {
 	Parent   string `json:"parent,omitempty"`
 	Workload string `json:"wl,omitempty"`
 	Keeper   string `json:"keeper,omitempty"` // the node's word, as wl and level are
+	Key      string `json:"key,omitempty"`    // thumbprint of the keeper's key, which signs how it ended
 	Level    string `json:"level"`
 	Epoch    uint64 `json:"epoch"`
 	Base     uint64 `json:"base,omitempty"` // index of the entry of the token it was derived from
-}
-
-// Stop is the end of an execution as its keeper reports it.
-type Stop struct {
-	Exec      string `json:"exec"`
-	Cause     string `json:"cause"`
-	Deadline  int64  `json:"deadline"`   // CLOCK_BOOTTIME of the node, ns
-	LatencyUS int64  `json:"latency_us"` // deadline or order to the last process gone
-	Confirmed bool   `json:"confirmed"`
-	Level     string `json:"level"`
 }
 
 // Reference is a reference set entering or gaining force.

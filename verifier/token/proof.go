@@ -64,8 +64,7 @@ func NewProof(call Call, key crypto.Signer, at time.Time, rand io.Reader) (strin
 	if err != nil {
 		panic("token: a proof of plain values does not marshal: " + err.Error())
 	}
-	header := `{"typ":"` + proofType + `","alg":"` + algorithm + `","jwk":` + string(jwk) + `}`
-	return Sign(rand, encoding.EncodeToString([]byte(header))+"."+encoding.EncodeToString(payload), key)
+	return Sign(rand, selfInput(proofType, jwk, payload), key)
 }
 
 // CheckProof checks a proof for a call and returns who made it (RFC 9449 section
@@ -79,7 +78,7 @@ func CheckProof(proof string, call Call, at time.Time) (Holder, error) {
 	if len(proof) > MaxSize {
 		return Holder{}, refuse(Oversize, "%d bytes, expected at most %d", len(proof), MaxSize)
 	}
-	jkt, payload, err := openProof(proof)
+	jkt, payload, err := openSelf(proof, proofType)
 	if err != nil {
 		return Holder{}, err
 	}
@@ -107,16 +106,16 @@ func CheckProof(proof string, call Call, at time.Time) (Holder, error) {
 
 func equal(a, b string) bool { return subtle.ConstantTimeCompare([]byte(a), []byte(b)) == 1 }
 
-// openProof checks the signature of a proof with the key it brings along. Being
+// openSelf checks the signature of a JWS with the key it brings along. Being
 // able to sign for that key is all a proof shows.
-func openProof(proof string) (jkt, payload string, err error) {
+func openSelf(proof, want string) (jkt, payload string, err error) {
 	jws, err := jose.ParseSignedCompact(proof, []jose.SignatureAlgorithm{jose.ES256})
 	if err != nil {
 		return "", "", refuse(BadProof, "it is not a JWS with alg ES256")
 	}
 	h := jws.Signatures[0].Protected
-	if typ, _ := h.ExtraHeaders[jose.HeaderType].(string); typ != proofType {
-		return "", "", refuse(BadProof, "typ is %.40q, expected %q", typ, proofType)
+	if typ, _ := h.ExtraHeaders[jose.HeaderType].(string); typ != want {
+		return "", "", refuse(BadProof, "typ is %.40q, expected %q", typ, want)
 	}
 	if h.JSONWebKey == nil || h.KeyID != "" {
 		return "", "", refuse(BadProof, "the header has no jwk, or a kid beside it")
