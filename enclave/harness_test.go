@@ -35,7 +35,13 @@ const late = 150 * time.Millisecond
 // The programs under test, built once: the keeper as it ships, and the hydra.
 var keeperPath, hydraPath, probePath string
 
-func TestMain(m *testing.M) { os.Exit(buildAndRun(m)) }
+func TestMain(m *testing.M) {
+	if keeper := os.Getenv("WRIT_TEST_SUPERVISE"); keeper != "" { // this process is `writ run`
+		fmt.Fprintln(os.Stderr, Supervise(keeper, os.Args[1:]))
+		os.Exit(ExitRefused)
+	}
+	os.Exit(buildAndRun(m))
+}
 
 func buildAndRun(m *testing.M) int {
 	dir, err := os.MkdirTemp("", "writ-enclave-")
@@ -254,6 +260,8 @@ type execution struct {
 	flags  []string
 	mem    []byte // of the hydra
 	heads  int
+
+	supervised bool // started as `writ run` does; the keeper is cmd's child
 }
 
 func (a *fakeAgent) prepare(t testing.TB, flags ...string) *execution {
@@ -269,6 +277,10 @@ func (a *fakeAgent) prepare(t testing.TB, flags ...string) *execution {
 func (e *execution) start(attr *syscall.SysProcAttr, command ...string) *execution {
 	e.t.Helper()
 	e.cmd = exec.Command(keeperPath, slices.Concat(e.flags, []string{"--"}, command)...)
+	if e.supervised {
+		e.cmd.Path = os.Args[0]
+		e.cmd.Env = append(os.Environ(), "WRIT_TEST_SUPERVISE="+keeperPath)
+	}
 	e.cmd.SysProcAttr = attr
 	out, errs := create(e.t, e.stdout), create(e.t, e.stderr)
 	defer out.Close()
@@ -418,18 +430,20 @@ func (e *execution) stop(cause string) Stop {
 }
 
 // initPID is the pid of the namespace init: the keeper's only child.
-func (e *execution) initPID() int {
+func (e *execution) initPID() int { return e.child(e.cmd.Process.Pid) }
+
+func (e *execution) child(parent int) int {
 	e.t.Helper()
 	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
 	for _, stat := range stats {
 		b, _ := os.ReadFile(stat)
 		_, rest, _ := strings.Cut(string(b), ") ")
-		if f := strings.Fields(rest); len(f) > 1 && f[1] == strconv.Itoa(e.cmd.Process.Pid) {
+		if f := strings.Fields(rest); len(f) > 1 && f[1] == strconv.Itoa(parent) {
 			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(stat)))
 			return pid
 		}
 	}
-	e.t.Fatal("the keeper has no child")
+	e.t.Fatal("it has no child")
 	return 0
 }
 

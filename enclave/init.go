@@ -14,9 +14,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The keeper's program plays two parts: the keeper starts itself again as the
-// namespace init. The first argument, which people never give, tells them apart.
-const partInit = "writ-init"
+// The keeper's program plays three parts: it is the keeper's supervisor, and the
+// keeper starts itself again as the namespace init. The first argument, which
+// people never give, tells them apart.
+const (
+	partInit       = "writ-init"
+	partSupervisor = "writ-supervisor"
+)
 
 // Descriptors the keeper leaves to the init.
 const (
@@ -40,17 +44,28 @@ type orders struct {
 	ReadWrite  []string `json:"read_write,omitempty"`
 }
 
-// Reenter plays the part of the init if the keeper started this process for it.
-// A program that calls Keep calls it first.
+// Reenter plays the part of the init or the supervisor if this process was
+// started for one of them. A program that calls Keep calls it first.
 func Reenter() (exit int, ok bool) {
-	if len(os.Args) < 3 || os.Args[0] != partInit {
+	if len(os.Args) < 3 {
 		return 0, false
 	}
-	var o orders
-	if err := json.Unmarshal([]byte(os.Args[1]), &o); err != nil {
-		return ExitRefused, true
+	switch os.Args[0] {
+	case partInit:
+		var o orders
+		if err := json.Unmarshal([]byte(os.Args[1]), &o); err != nil {
+			return ExitRefused, true
+		}
+		return initMain(o, os.Args[2:]), true
+	case partSupervisor:
+		keeper, err := strconv.Atoi(os.Args[1])
+		memo, other := strconv.Atoi(os.Args[2])
+		if err != nil || other != nil {
+			return ExitRefused, true
+		}
+		return supervise(keeper, memo), true
 	}
-	return initMain(o, os.Args[2:]), true
+	return 0, false
 }
 
 // initMain is PID 1 of the work's namespaces. When it ends, for whatever reason,

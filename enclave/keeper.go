@@ -194,6 +194,7 @@ func (k *keeper) extend(asked, deadline Instant) error {
 	}
 	k.deadline.Store(int64(deadline))
 	k.asked.Store(int64(asked))
+	k.note(deadline)
 	if k.drain.fd >= 0 {
 		if err := k.drain.set(deadline.Add(-k.cfg.DrainBefore)); err != nil {
 			return err
@@ -207,6 +208,7 @@ func (k *keeper) revoke(cause string) {
 	k.cause.CompareAndSwap(nil, &cause)
 	k.ordered.CompareAndSwap(0, int64(Now()))
 	k.page.revoke()
+	k.note(1)
 	_ = k.bell.set(0)
 }
 

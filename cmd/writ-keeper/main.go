@@ -27,6 +27,7 @@ func main() {
 	flag.IntVar(&cfg.Pids, "pids", 0, "most processes and threads")
 	flag.StringVar(&cfg.Record, "record", "", "file for the stop record")
 	flag.BoolVar(&cfg.JSONStop, "json-stop", false, "stop record to stderr")
+	flag.IntVar(&cfg.Memo, "memo", 0, "descriptor by which the supervisor learns the deadline")
 	net := flag.String("net", "host", "host, or none: a network namespace of its own, with loopback only")
 	flag.BoolVar(&cfg.PrivateTmp, "private-tmp", false, "/tmp, /var/tmp and /dev/shm of its own")
 	flag.Func("landlock-ro", "path the work may read and execute; repeatable", func(s string) error { cfg.ReadOnly = append(cfg.ReadOnly, s); return nil })

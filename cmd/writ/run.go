@@ -7,10 +7,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/writ-attestation/writ/enclave"
 )
 
 // exitRefused is what `writ run` adds to the codes of exit.go, with 124 (stopped
@@ -29,8 +30,8 @@ valid, and kill all of it at the deadline whatever happens to those who watch
 it. The token is asked for through the node's agent; the keeper, writ-keeper,
 verifies it itself with the issuer keys of the trust file, and renews it.
 
-The keeper takes the place of this process, so signals, standard files and the
-exit code are COMMAND's own. COMMAND runs in a PID, mount and IPC namespace of
+Signals, standard files and the exit code are COMMAND's own; this process only
+waits, and the work does not outlive it. COMMAND runs in a PID, mount and IPC namespace of
 its own, with no way to gain privileges. Daemons it leaves end with it.
 
 Levels: E3 needs root, or a delegated cgroup v2 and real-time priority; E2 works
@@ -82,16 +83,14 @@ type runOptions struct {
 	privateTmp bool
 }
 
-// become replaces this process by the keeper. It returns only if it could not.
+// become starts the keeper and replaces this process by its supervisor. It
+// returns only if it could not.
 func (o *runOptions) become(command []string) error {
 	keeper, err := findKeeper()
 	if err != nil {
 		return fmt.Errorf("run/no-keeper: %w", err)
 	}
-	if err := syscall.Exec(keeper, append([]string{keeper}, o.arguments(command)...), os.Environ()); err != nil {
-		return fmt.Errorf("run/no-keeper: executing %s: %w", keeper, err)
-	}
-	return nil
+	return fmt.Errorf("run/no-keeper: %w", enclave.Supervise(keeper, o.arguments(command)))
 }
 
 func (o *runOptions) arguments(command []string) []string {

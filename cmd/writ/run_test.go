@@ -15,8 +15,8 @@ func TestRunBecomesTheKeeper(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	spy := filepath.Join(dir, "spy")
-	if err := os.WriteFile(spy, []byte("#!/bin/sh\nprintf '%s\\n' \"$@\"\nexit 42\n"), 0o755); err != nil {
-		t.Fatal(err)
+	if out, err := exec.Command("go", "build", "-o", spy, "./testdata/spy").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
 	}
 	bin := filepath.Join(programs(t), "writ")
 	run := func(env []string, args ...string) (code int, stdout, stderr string) {
@@ -32,7 +32,7 @@ func TestRunBecomesTheKeeper(t *testing.T) {
 	}
 
 	code, out, _ := run([]string{"WRIT_KEEPER=" + spy, "WRIT_EXECUTION=p1"}, "--level", "E2", "--drain-before", "2s", "--json-stop", "--net", "none", "--landlock-ro", "/usr", "--", "work", "--level", "x")
-	want := strings.Join([]string{"-level", "E2", "-socket", "/run/writ/agent.sock", "-trust", filepath.Join(dir, "trust.json"), "-audience", "", "-parent", "p1",
+	want := strings.Join([]string{"-memo", "3", "-level", "E2", "-socket", "/run/writ/agent.sock", "-trust", filepath.Join(dir, "trust.json"), "-audience", "", "-parent", "p1",
 		"-drain-before", "2s", "-pids", "4096", "-record", "", "-net", "none", "-private-tmp=false", "-landlock-ro", "/usr", "-json-stop", "--", "work", "--level", "x", ""}, "\n")
 	if code != 42 || out != want {
 		t.Errorf("exit code %d, the keeper was given\n%s\nexpected\n%s", code, out, want)

@@ -1,0 +1,88 @@
+package enclave
+
+import (
+	"encoding/binary"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Supervise starts the keeper's program with args, and becomes its supervisor:
+// a small process that only waits, passes signals on and knows how to call what
+// killed a keeper that had no time to say it. It returns only if it could not.
+// The keeper dies with its supervisor.
+func Supervise(keeper string, args []string) error {
+	runtime.LockOSThread() // the keeper's parent is this thread, and it executes
+	fd, err := unix.MemfdCreate("writ-memo", unix.MFD_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("making the supervisor's memo: %w", err)
+	}
+	const inKeeper = 3
+	pid, err := syscall.ForkExec(keeper, append([]string{keeper, "-memo", strconv.Itoa(inKeeper)}, args...), &syscall.ProcAttr{
+		Env:   os.Environ(),
+		Files: []uintptr{0, 1, 2, uintptr(fd)},
+		Sys:   &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL},
+	})
+	if err != nil {
+		return fmt.Errorf("executing %s: %w", keeper, err)
+	}
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0); err == nil {
+		err = syscall.Exec(keeper, []string{partSupervisor, strconv.Itoa(pid), strconv.Itoa(fd)}, os.Environ())
+	}
+	_ = unix.Kill(pid, unix.SIGKILL)
+	return fmt.Errorf("executing %s: %w", keeper, err)
+}
+
+// note leaves the deadline where the supervisor finds it when the keeper cannot
+// say any more what killed it.
+func (k *keeper) note(deadline Instant) {
+	if k.cfg.Memo > 0 {
+		var b [8]byte
+		binary.NativeEndian.PutUint64(b[:], uint64(deadline))
+		_, _ = unix.Pwrite(k.cfg.Memo, b[:], 0)
+	}
+}
+
+// supervise waits for the keeper and returns its exit code. A keeper that was
+// killed at its deadline was killed by the kernel's timer.
+func supervise(keeper, memo int) int {
+	c := make(chan os.Signal, 8)
+	for _, s := range forwarded {
+		signal.Notify(c, s)
+	}
+	terminal := foreground() // which reaches the keeper itself with what is typed
+	go func() {
+		for s := range c {
+			if typed := s == unix.SIGINT || s == unix.SIGQUIT || s == unix.SIGHUP; !typed || !terminal {
+				_ = unix.Kill(keeper, s.(syscall.Signal))
+			}
+		}
+	}()
+	var ws unix.WaitStatus
+	for {
+		_, err := unix.Wait4(keeper, &ws, 0, nil)
+		if err == nil && (ws.Exited() || ws.Signaled()) {
+			break
+		}
+		if err != nil && err != unix.EINTR {
+			fmt.Fprintf(os.Stderr, "writ: run/failed: waiting for the keeper: %v\n", err)
+			return ExitRefused
+		}
+	}
+	if ws.Exited() {
+		return ws.ExitStatus()
+	}
+	var b [8]byte
+	n, _ := unix.Pread(memo, b[:], 0)
+	if deadline := Instant(binary.NativeEndian.Uint64(b[:])); n == len(b) && Now() >= deadline {
+		fmt.Fprintln(os.Stderr, "writ: stopped: lapsed; the kernel's timer killed the keeper, and the work with it")
+		return ExitStopped
+	}
+	fmt.Fprintf(os.Stderr, "writ: run/keeper-killed: the keeper was killed (%v), and the work with it\n", ws.Signal())
+	return ExitRefused
+}
