@@ -27,28 +27,24 @@ const bindingLabel = "writ-evidence-v1"
 // the lists that grow while the TPM signs (ima-log, os-log), which their PCR
 // proves. An item named by its digest binds like the content itself.
 func (e *Evidence) Binding(p Purpose, domain, node string, nonce [32]byte) [32]byte {
-	var items []byte
+	var items, part [512]byte // more than all there are
+	all := items[:0]
 	count := 0
 	for _, k := range kinds {
 		it := e.items[k.label]
 		if !k.bound || !it.Present() {
 			continue
 		}
-		sum := it.sum()
-		h := sha256.New()
-		h.Write([]byte(k.label + "\x00" + k.media + "\x00"))
-		h.Write(sum[:])
-		items = h.Sum(items)
+		sum := it.SHA256()
+		b := append(append(part[:0], k.label...), 0)
+		b = append(append(b, k.media...), 0)
+		sum = sha256.Sum256(append(b, sum[:]...))
+		all = append(all, sum[:]...)
 		count++
 	}
 	d, n := sha256.Sum256([]byte(domain)), sha256.Sum256([]byte(node))
-	h := sha256.New()
-	h.Write([]byte(bindingLabel))
-	h.Write([]byte{byte(p)})
-	h.Write(d[:])
-	h.Write(n[:])
-	h.Write(nonce[:])
-	h.Write(binary.BigEndian.AppendUint16(nil, uint16(count)))
-	h.Write(items)
-	return [32]byte(h.Sum(nil))
+	b := append(append(part[:0], bindingLabel...), byte(p))
+	b = append(append(append(b, d[:]...), n[:]...), nonce[:]...)
+	b = binary.BigEndian.AppendUint16(b, uint16(count))
+	return sha256.Sum256(append(b, all...))
 }

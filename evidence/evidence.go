@@ -69,15 +69,15 @@ type Item struct {
 	Digest  []byte // SHA-256 of the full content, when the sender names the item so (";digest=sha-256")
 	Offset  uint64 // where Content begins in the full content (";offset=N", ima-log only)
 
-	known *[32]byte // SHA-256 of Content, where it was needed before; see Full
+	known *[32]byte // SHA-256 of Content, where it was computed before
 }
 
 // Present reports whether the item was sent in any form. Empty content is no
 // form: Parse refuses it, so nothing writes it.
 func (i Item) Present() bool { return len(i.Content) > 0 || i.Digest != nil }
 
-// sum is the digest of the full content.
-func (i Item) sum() [32]byte {
+// SHA256 is the digest of the full content.
+func (i Item) SHA256() [32]byte {
 	if i.Digest != nil {
 		return [32]byte(i.Digest)
 	}
@@ -99,11 +99,19 @@ func New(q Quote) *Evidence { return &Evidence{Quote: q, items: map[string]Item{
 // Item returns the item with one of the labels above; it is absent when zero.
 func (e *Evidence) Item(label string) Item { return e.items[label] }
 
-// Set puts an item in place; a zero Item removes it.
+// Set puts an item in place; a zero Item removes it. Its content must not change
+// afterwards.
 func (e *Evidence) Set(label string, it Item) {
 	if !it.Present() {
 		delete(e.items, label)
 		return
+	}
+	it.known = nil // of content that the caller may have replaced
+	for _, k := range kinds {
+		if k.label == label && k.bound {
+			sum := it.SHA256() // Binding and Digest will want it
+			it.known = &sum
+		}
 	}
 	e.items[label] = it
 }
@@ -114,7 +122,7 @@ func (e *Evidence) Set(label string, it Item) {
 func (e *Evidence) Full(label string, content []byte) (*Evidence, error) {
 	it := e.items[label]
 	sum := sha256.Sum256(content)
-	if it.Digest != nil && sum != it.sum() {
+	if it.Digest != nil && sum != [32]byte(it.Digest) {
 		return nil, fmt.Errorf("completing %s: expected content with SHA-256 %x, found %x", label, it.Digest, sum)
 	}
 	n, size := uint64(len(it.Content)), uint64(len(content))
@@ -142,22 +150,22 @@ func (e *Evidence) Request() (Request, error) {
 // and a bundle: SHA-256 over (label, 0, SHA-256 of the full content) of every
 // item in label order.
 func (e *Evidence) Digest() [32]byte {
-	h := sha256.New()
+	var buf [1024]byte
+	all := buf[:0]
 	for _, k := range kinds {
 		var sum [32]byte
 		switch it := e.items[k.label]; {
 		case k.label == quote:
 			sum = sha256.Sum256(e.Quote.marshal())
 		case it.Present():
-			sum = it.sum()
+			sum = it.SHA256()
 		default:
 			continue
 		}
-		h.Write([]byte(k.label))
-		h.Write([]byte{0})
-		h.Write(sum[:])
+		all = append(append(all, k.label...), 0)
+		all = append(all, sum[:]...)
 	}
-	return [32]byte(h.Sum(nil))
+	return sha256.Sum256(all)
 }
 
 // Marshal writes the collection. Labels are in ascending order and there is no
@@ -260,7 +268,7 @@ func (e *Evidence) parseItem(label string, r json.RawMessage) error {
 	if err != nil {
 		return err
 	}
-	e.items[label] = it
+	e.Set(label, it)
 	return nil
 }
 

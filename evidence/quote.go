@@ -45,6 +45,7 @@ var bankNames = map[tpm.Alg]string{
 
 func (q Quote) marshal() []byte {
 	j := quoteJSON{Name: q.Node, Nonce: q.Nonce, Data: q.Attest, Signature: q.Signature, Values: []bankJSON{{Alg: bankNames[q.Bank]}}}
+	j.Values[0].PCRs = slices.Grow([]pcrJSON(nil), len(q.Values)) // nil, thus null, without values
 	for i, v := range q.Values {
 		j.Values[0].PCRs = append(j.Values[0].PCRs, pcrJSON{i, v})
 	}

@@ -7,13 +7,11 @@ package tpm
 
 import (
 	"crypto"
+	"crypto/sha1"
+	"crypto/sha256"
+	"crypto/sha512"
 	"fmt"
 	"strings"
-
-	// The banks a quote or a log may use; crypto.Hash.New needs them linked.
-	_ "crypto/sha1"
-	_ "crypto/sha256"
-	_ "crypto/sha512"
 )
 
 // Alg is a TPM_ALG_ID (TCG Algorithm Registry, table 3) of a hash algorithm.
@@ -67,6 +65,26 @@ func (a Alg) Size() int {
 		}
 	}
 	return 0
+}
+
+// AppendSum appends the digest of data to dst, without allocating where dst has
+// room; ok is false, and dst unchanged, when this build cannot compute it.
+func (a Alg) AppendSum(dst, data []byte) (sum []byte, ok bool) {
+	switch a {
+	case AlgSHA1:
+		d := sha1.Sum(data)
+		return append(dst, d[:]...), true
+	case AlgSHA256:
+		d := sha256.Sum256(data)
+		return append(dst, d[:]...), true
+	case AlgSHA384:
+		d := sha512.Sum384(data)
+		return append(dst, d[:]...), true
+	case AlgSHA512:
+		d := sha512.Sum512(data)
+		return append(dst, d[:]...), true
+	}
+	return dst, false
 }
 
 // Hash returns the function that computes digests of a, and false when this

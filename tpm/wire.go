@@ -70,7 +70,10 @@ func (r *reader) u64(what string) uint64 {
 
 // sized reads a TPM2B: a uint16 length of at most max, and as many bytes.
 func (r *reader) sized(max int, what string) []byte {
-	n := int(r.u16("size of " + what))
+	if len(r.b) < 2 {
+		r.fail("reading size of %s: %d bytes left, want 2", what, len(r.b))
+	}
+	n := int(r.u16(what))
 	if r.err == nil && n > max {
 		r.fail("reading %s: %d bytes, at most %d are allowed", what, n, max)
 	}

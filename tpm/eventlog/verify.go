@@ -6,6 +6,8 @@ import (
 	"encoding/hex"
 	"strings"
 	"unicode/utf16"
+
+	"github.com/writ-attestation/writ/tpm"
 )
 
 // DataVerified reports whether the event's data, or the part of it that its
@@ -70,21 +72,35 @@ const (
 // hashesTo reports whether part hashes to every digest of the event that this
 // build can compute, and there is one.
 func (e *Event) hashesTo(part []byte) bool {
-	found := false
+	// SHA-256 first: hardware computes it, and what does not match is most often
+	// seen by one digest.
+	agrees, found := e.agrees(part, func(a tpm.Alg) bool { return a == tpm.AlgSHA256 })
+	if !agrees {
+		return false
+	}
+	agrees, more := e.agrees(part, func(a tpm.Alg) bool { return a != tpm.AlgSHA256 })
+	return agrees && (found || more)
+}
+
+// agrees compares part with the digests of the algorithms asked for; found says
+// that there was one to compare with.
+func (e *Event) agrees(part []byte, of func(tpm.Alg) bool) (agrees, found bool) {
 	var buf [64]byte
-	for _, d := range e.Digests {
-		hash, ok := d.Alg.Hash()
+	for i := range e.Digests {
+		d := &e.Digests[i]
+		if !of(d.Alg) {
+			continue
+		}
+		sum, ok := d.Alg.AppendSum(buf[:0], part)
 		if !ok {
 			continue
 		}
-		h := hash.New()
-		h.Write(part)
-		if !bytes.Equal(h.Sum(buf[:0]), d.Sum) {
-			return false
+		if !bytes.Equal(sum, d.Sum) {
+			return false, true
 		}
 		found = true
 	}
-	return found
+	return true, found
 }
 
 // A variable is a UEFI_VARIABLE_DATA (PFP 10.4.2.1): GUID, name length in
@@ -252,8 +268,12 @@ func (l *Log) SecureBoot() State {
 		if e.Type != VariableDriverConfig {
 			continue
 		}
-		name, guid, data, ok := e.Variable()
-		if !ok || name != "SecureBoot" || guid != GlobalVariable {
+		// Its name first: hashing the dbx, to learn that it is not the one, is dear.
+		if v, ok := parseVariable(e.Data); !ok || v.name != "SecureBoot" || v.guid != GlobalVariable {
+			continue
+		}
+		_, _, data, ok := e.Variable()
+		if !ok {
 			continue
 		}
 		seen++

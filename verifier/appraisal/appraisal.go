@@ -124,13 +124,13 @@ func (r *run) counters() {
 		return
 	}
 	now, before := [2]uint32{q.ResetCount, q.RestartCount}, [2]uint32{p.ResetCount, p.RestartCount}
-	found := fmt.Sprintf("reset %d, restart %d, clock %d ms", now[0], now[1], q.Clock)
+	found := func() string { return fmt.Sprintf("reset %d, restart %d, clock %d ms", now[0], now[1], q.Clock) }
 	switch c := slices.Compare(now[:], before[:]); {
 	case c < 0:
-		r.say(bootClone, fmt.Sprintf("counters of at least reset %d, restart %d", before[0], before[1]), found,
+		r.say(bootClone, fmt.Sprintf("counters of at least reset %d, restart %d", before[0], before[1]), found(),
 			"an operator decides: the TPM was cleared, or its state was copied or restored")
 	case c == 0 && q.Clock <= p.Clock:
-		r.say(bootClone, fmt.Sprintf("a TPM clock above %d ms in the same boot", p.Clock), found,
+		r.say(bootClone, fmt.Sprintf("a TPM clock above %d ms in the same boot", p.Clock), found(),
 			"an operator decides: two machines hold this TPM's state, or a snapshot was restored")
 	case c == 0:
 		r.resumed = p.IMA
@@ -148,7 +148,8 @@ func (r *run) bootLog() {
 		r.say(bootNoLog, "the UEFI event log", "none", "boot so that firmware and loader keep the log (Debian 12's GRUB keeps none with Secure Boot off)")
 		return
 	}
-	sum := hexSum(content)
+	digest := r.in.Evidence.Item("uefi-log").SHA256()
+	sum := hex.EncodeToString(digest[:])
 	if before := r.boot.BootLog; before != "" && before != sum {
 		r.say(bootChanged, "the boot log of this boot, SHA-256 "+before, sum, "reboot the node; a boot log never changes while a boot lasts")
 		r.resumed = nil
@@ -206,12 +207,20 @@ func measure(content []byte) *measured {
 	if f.replay, f.err = log.Replay(tpm.AlgSHA256); f.err != nil {
 		return f
 	}
+	f.rules = make([]rules.Event, 0, len(log.Events))
+	all := make([]byte, 0, len(log.Events)*hex.EncodedLen(tpm.AlgSHA256.Size()))
+	for i := range log.Events {
+		all = hex.AppendEncode(all, log.Events[i].Digest(tpm.AlgSHA256))
+	}
+	digests := string(all)
 	for i := range log.Events {
 		e := &log.Events[i]
+		n := hex.EncodedLen(len(e.Digest(tpm.AlgSHA256)))
+		d := digests[:n]
+		digests = digests[n:]
 		if !e.Measured() {
 			continue
 		}
-		d := hex.EncodeToString(e.Digest(tpm.AlgSHA256))
 		text, ok := e.Text()
 		if !ok {
 			text = ""

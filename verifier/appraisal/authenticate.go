@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/hex"
 	"fmt"
+	"strconv"
 
 	"github.com/writ-attestation/writ/tpm"
 )
@@ -32,11 +33,12 @@ func authenticate(in *Input, r *report) *tpm.Quote {
 		r.say(evidenceMissing, "evidence", "none", "send evidence")
 		return nil
 	}
-	ak, err := tpm.ParsePublic(in.Prior.AK)
-	if err != nil {
-		r.say(evidenceKey, "an enrolled attestation key", err.Error(), "provision the node: writ provision")
+	k := in.attestationKey()
+	if k.err != nil {
+		r.say(evidenceKey, "an enrolled attestation key", k.err.Error(), "provision the node: writ provision")
 		return nil
 	}
+	ak := k.public
 	q, err := ak.VerifyQuote(in.Evidence.Quote.Attest, in.Evidence.Quote.Signature)
 	if err != nil {
 		r.say(quoteSignature, "a TPM quote signed by the enrolled AK", err.Error(), "provision the node again if its TPM was replaced or cleared")
@@ -50,8 +52,8 @@ func authenticate(in *Input, r *report) *tpm.Quote {
 	want := c.Nonce
 	switch c.Binding {
 	case BoundWrit:
-		if err := tpm.CheckAK(ak, c.Domain, in.Prior.Generation); err != nil {
-			r.say(quoteKey, "an attestation key made by Writ's template for "+c.Domain, err.Error(), "provision the node again")
+		if k.unlike != nil {
+			r.say(quoteKey, "an attestation key made by Writ's template for "+c.Domain, k.unlike.Error(), "provision the node again")
 		}
 		if err := ak.CheckSigner(q); err != nil {
 			r.say(quoteSigner, "a key of the TPM's endorsement hierarchy", err.Error(), "provision the node again")
@@ -68,4 +70,28 @@ func authenticate(in *Input, r *report) *tpm.Quote {
 			"quote anew: this one was made for another nonce, node, domain, purpose or for other items")
 	}
 	return q
+}
+
+// attestationKey is the fact of what an enrolled AK is.
+type attestationKey struct {
+	public *tpm.Public
+	err    error // it is no key
+	unlike error // it is none of the domain's template
+}
+
+func (in *Input) attestationKey() *attestationKey {
+	key := "ak/" + in.Challenge.Domain + "/" + strconv.FormatUint(uint64(in.Prior.Generation), 10) + "/" + string(in.Prior.AK)
+	if in.Memory != nil {
+		if k, ok := in.Memory.Recall(key).(*attestationKey); ok {
+			return k
+		}
+	}
+	k := new(attestationKey)
+	if k.public, k.err = tpm.ParsePublic(in.Prior.AK); k.err == nil {
+		k.unlike = tpm.CheckAK(k.public, in.Challenge.Domain, in.Prior.Generation)
+	}
+	if in.Memory != nil {
+		in.Memory.Keep(key, k)
+	}
+	return k
 }

@@ -137,7 +137,10 @@ func (r *run) measures() bool {
 }
 
 func turnsOnIMA(commandLine string) bool {
-	for _, word := range strings.Fields(commandLine) {
+	if !strings.Contains(commandLine, "ima_") {
+		return false
+	}
+	for word := range strings.FieldsSeq(commandLine) {
 		policy, found := strings.CutPrefix(word, "ima_policy=")
 		if word == "ima_tcb" || (found && slices.Contains(strings.Split(policy, "|"), "tcb")) {
 			return true
