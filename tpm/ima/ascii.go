@@ -22,7 +22,7 @@ func ParseASCII(b []byte) (*List, error) {
 		return nil, errors.New("empty file: expected a measurement list; read the kernel's ascii_runtime_measurements")
 	}
 	l := &List{}
-	p := parser{sha1: sha1.New()}
+	p := parser{}
 	for off := 0; off < len(b); {
 		if len(l.Entries) >= MaxEntries {
 			return nil, fmt.Errorf("measurement list has more than %d entries", MaxEntries)
@@ -34,12 +34,13 @@ func ParseASCII(b []byte) (*List, error) {
 				return nil, fmt.Errorf("reading line %d: %w", e.Index+1, err)
 			}
 			l.Truncated = true // the last line has no end and makes no sense
-			return l, nil
+			break
 		}
 		off = min(off+len(line)+1, len(b))
 		e.End = int64(off)
 		l.Entries = append(l.Entries, e)
 	}
+	p.nameAll(l.Entries)
 	return l, nil
 }
 

@@ -100,7 +100,7 @@ func (l *List) Replay(bank tpm.Alg) []byte {
 		}
 		r.Extend(&l.Entries[i])
 	}
-	if l.TailViolation() && binary.LittleEndian.Uint32(l.Tail) == pcr && r.hash != nil {
+	if l.TailViolation() && binary.LittleEndian.Uint32(l.Tail) == pcr && r.pcr != nil {
 		r.extend(r.ones)
 	}
 	return r.Sum()

@@ -13,7 +13,7 @@ import (
 // [List.Prefix] found nothing.
 func (l *List) Padded(bank tpm.Alg, start, want []byte) bool {
 	r := Resume(bank, start)
-	if r.hash == nil || bank.Size() <= sha1.Size {
+	if r.pcr == nil || bank.Size() <= sha1.Size {
 		return false
 	}
 	pad := make([]byte, bank.Size())

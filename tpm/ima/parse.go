@@ -19,7 +19,7 @@ func parse(b []byte, maxEntries int) (*List, error) {
 		return nil, errors.New("empty file: expected a measurement list; read the kernel's binary_runtime_measurements")
 	}
 	l := &List{Entries: make([]Entry, 0, min(len(b)/100+1, 16384))}
-	p := parser{sha1: sha1.New()}
+	p := parser{paths: make([]byte, 0, len(b)/2), ends: make([]int, 0, cap(l.Entries))}
 	for off := 0; off < len(b); {
 		if len(l.Entries) >= maxEntries {
 			return nil, fmt.Errorf("measurement list has more than %d entries", maxEntries)
@@ -38,6 +38,7 @@ func parse(b []byte, maxEntries int) (*List, error) {
 		off += n
 		e.End = int64(off)
 	}
+	p.nameAll(l.Entries)
 	if len(l.Entries) == 0 && !l.TailViolation() {
 		return nil, errors.New("no whole entry: this is no measurement list, or only its beginning; copy it again")
 	}
@@ -115,9 +116,7 @@ func (p *parser) finish(e *Entry) error {
 	if e.Violation || len(e.TemplateHash) != sha1.Size {
 		return nil
 	}
-	p.sha1.Reset()
-	e.write(p.sha1)
-	if got := p.sha1.Sum(p.sum[:0]); !bytes.Equal(got, e.TemplateHash) {
+	if got := sha1.Sum(e.hashed(&p.pad)); !bytes.Equal(got[:], e.TemplateHash) {
 		return fmt.Errorf("template data hashes to %x, the entry says %x: the entry was changed", got, e.TemplateHash)
 	}
 	return nil

@@ -2,7 +2,6 @@ package ima
 
 import (
 	"bytes"
-	"hash"
 
 	"github.com/writ-attestation/writ/tpm"
 )
@@ -11,9 +10,11 @@ import (
 // one bank. The zero Replay, or one of a bank this build cannot compute, has no
 // value, which equals that of no PCR.
 type Replay struct {
-	hash hash.Hash
-	pcr  []byte
+	bank tpm.Alg
+	pcr  []byte // nil: there is no value
 	buf  []byte // the digest of one entry
+	both []byte // what one extension hashes
+	pad  []byte // room for an entry whose data is hashed padded
 	ones []byte // what a violation extends
 }
 
@@ -27,35 +28,32 @@ func Resume(bank tpm.Alg, pcr []byte) *Replay {
 		return &Replay{}
 	}
 	return &Replay{
-		hash: h.New(),
+		bank: bank,
 		pcr:  bytes.Clone(pcr),
-		buf:  make([]byte, h.Size()),
+		buf:  make([]byte, 0, h.Size()),
+		both: make([]byte, 0, 2*h.Size()),
 		ones: bytes.Repeat([]byte{0xff}, h.Size()),
 	}
 }
 
 // Extend adds an entry. It does not look at the entry's PCR.
 func (r *Replay) Extend(e *Entry) {
-	if r.hash == nil {
+	if r.pcr == nil {
 		return
 	}
 	r.extend(r.digest(e))
 }
 
 func (r *Replay) extend(d []byte) {
-	r.hash.Reset()
-	r.hash.Write(r.pcr)
-	r.hash.Write(d)
-	r.pcr = r.hash.Sum(r.pcr[:0])
+	r.both = append(append(r.both[:0], r.pcr...), d...)
+	r.pcr, _ = r.bank.AppendSum(r.pcr[:0], r.both)
 }
 
 func (r *Replay) digest(e *Entry) []byte {
 	if e.Violation {
 		return r.ones
 	}
-	r.hash.Reset()
-	e.write(r.hash)
-	r.buf = r.hash.Sum(r.buf[:0])
+	r.buf, _ = r.bank.AppendSum(r.buf[:0], e.hashed(&r.pad))
 	return r.buf
 }
 
@@ -66,7 +64,7 @@ func (r *Replay) Sum() []byte { return bytes.Clone(r.pcr) }
 // data, or ff..ff for a violation; nil for a bank this build cannot compute.
 func (e *Entry) Digest(bank tpm.Alg) []byte {
 	r := NewReplay(bank)
-	if r.hash == nil {
+	if r.pcr == nil {
 		return nil
 	}
 	return r.digest(e)
@@ -82,7 +80,7 @@ func (l *List) Prefix(bank tpm.Alg, start, want []byte) (n int, end int64, ok bo
 		start = make([]byte, bank.Size())
 	}
 	r := Resume(bank, start)
-	if r.hash == nil || len(want) != len(r.pcr) {
+	if r.pcr == nil || len(want) != len(r.pcr) {
 		return 0, 0, false
 	}
 	if bytes.Equal(r.pcr, want) {

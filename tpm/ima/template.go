@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash"
 	"strings"
 
 	"github.com/writ-attestation/writ/tpm"
@@ -36,8 +35,11 @@ var templates = map[string]string{
 type parser struct {
 	name   string
 	layout []string // nil before the first entry
-	sha1   hash.Hash
-	sum    [sha1.Size]byte
+	digest string   // the last file's hash algorithm
+	alg    fileAlg
+	pad    []byte // room for template data that is hashed padded
+	paths  []byte // of all entries: one string at the end, not one for each
+	ends   []int  // where each ends in paths
 }
 
 // template sets the entry's template and remembers its fields. No hash covers
@@ -74,7 +76,7 @@ func isName(field string) bool { return field == "n" || field == "n-ng" }
 func (p *parser) fields(e *Entry) error {
 	if e.Template == legacyTemplate {
 		e.FileAlg, e.FileDigest = tpm.AlgSHA1, e.Data[:sha1.Size:sha1.Size]
-		return e.setPath(e.Data[sha1.Size+4:])
+		return p.setPath(e.Data[sha1.Size+4:])
 	}
 	rest := e.Data
 	for _, field := range p.layout {
@@ -85,7 +87,7 @@ func (p *parser) fields(e *Entry) error {
 		if rest = rest[4:]; uint64(n) > uint64(len(rest)) {
 			return fmt.Errorf("field %s of %d bytes: %d are left of the template data", field, n, len(rest))
 		}
-		if err := e.setField(field, rest[:n:n]); err != nil {
+		if err := p.setField(e, field, rest[:n:n]); err != nil {
 			return fmt.Errorf("reading field %s: %w", field, err)
 		}
 		rest = rest[n:]
@@ -96,30 +98,30 @@ func (p *parser) fields(e *Entry) error {
 	return nil
 }
 
-func (e *Entry) setField(field string, v []byte) error {
+func (p *parser) setField(e *Entry, field string, v []byte) error {
 	switch field {
 	case "d-ng":
-		return e.setDigest(v)
+		return p.setDigest(e, v)
 	case "d": // 20 bytes: SHA-1, or MD5 padded
 		if len(v) != sha1.Size {
 			return fmt.Errorf("digest of %d bytes: expected %d", len(v), sha1.Size)
 		}
 		e.FileAlg, e.FileDigest = tpm.AlgSHA1, v
 	case "n":
-		return e.setPath(bytes.TrimSuffix(v, []byte{0}))
+		return p.setPath(bytes.TrimSuffix(v, []byte{0}))
 	case "d-ngv2":
 		kind, rest, ok := bytes.Cut(v, []byte(":"))
 		if !ok || string(kind) != "ima" && string(kind) != "verity" {
 			return fmt.Errorf("digest %q: expected its type first, ima or verity", v)
 		}
 		e.DigestType = string(kind)
-		return e.setDigest(rest)
+		return p.setDigest(e, rest)
 	case "n-ng":
 		name, ok := bytes.CutSuffix(v, []byte{0})
 		if !ok {
 			return errors.New("name without closing NUL")
 		}
-		return e.setPath(name)
+		return p.setPath(name)
 	case "sig":
 		e.Signature = v
 	case "buf":
@@ -128,27 +130,41 @@ func (e *Entry) setField(field string, v []byte) error {
 	return nil
 }
 
-func (e *Entry) setPath(name []byte) error {
+func (p *parser) setPath(name []byte) error {
 	if len(name) >= MaxPath {
 		return fmt.Errorf("name of %d bytes: expected less than %d", len(name), MaxPath)
 	}
 	if bytes.IndexByte(name, 0) >= 0 {
 		return fmt.Errorf("name %q has a NUL in it", name)
 	}
-	e.Path = string(name)
+	p.paths = append(p.paths, name...)
+	p.ends = append(p.ends, len(p.paths))
 	return nil
 }
 
+// nameAll gives the entries their paths.
+func (p *parser) nameAll(entries []Entry) {
+	all, start := string(p.paths), 0
+	for i := range entries {
+		entries[i].Path = all[start:p.ends[i]]
+		start = p.ends[i]
+	}
+}
+
 // setDigest reads "algorithm:", NUL, digest.
-func (e *Entry) setDigest(v []byte) error {
+func (p *parser) setDigest(e *Entry, v []byte) error {
 	name, sum, ok := bytes.Cut(v, []byte(":\x00"))
 	if !ok {
 		return fmt.Errorf("digest %q: expected an algorithm and a colon first", v)
 	}
-	a, ok := fileAlgs[string(name)]
-	if !ok {
-		return fmt.Errorf("unknown hash algorithm %q", name)
+	if p.digest == "" || string(name) != p.digest {
+		a, ok := fileAlgs[string(name)]
+		if !ok {
+			return fmt.Errorf("unknown hash algorithm %q", name)
+		}
+		p.digest, p.alg = string(name), a
 	}
+	a := p.alg
 	if len(sum) != a.size {
 		return fmt.Errorf("%s digest of %d bytes: expected %d", name, len(sum), a.size)
 	}
@@ -176,15 +192,14 @@ var fileAlgs = map[string]fileAlg{
 
 var padding [maxLegacyName + 1]byte
 
-// write writes to h what the template hash is computed over: the template data;
-// for the template "ima" the digest and the name padded to 256 bytes.
-func (e *Entry) write(h hash.Hash) {
+// hashed is what the template hash is computed over: the template data; for the
+// template "ima" the digest and the name padded to 256 bytes, in buf.
+func (e *Entry) hashed(buf *[]byte) []byte {
 	if e.Template != legacyTemplate {
-		h.Write(e.Data)
-		return
+		return e.Data
 	}
 	name := e.Data[sha1.Size+4:]
-	h.Write(e.Data[:sha1.Size])
-	h.Write(name)
-	h.Write(padding[len(name):])
+	b := append(append((*buf)[:0], e.Data[:sha1.Size]...), name...)
+	*buf = append(b, padding[len(name):]...)
+	return *buf
 }

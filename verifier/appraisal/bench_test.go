@@ -1,6 +1,5 @@
 package appraisal_test
 
-
 type memory map[string]any
 
 func (m memory) Recall(key string) any     { return m[key] }

@@ -405,7 +405,7 @@ func BenchmarkIMA(b *testing.B) {
 	for _, c := range []struct {
 		name string
 		in   *appraisal.Input
-	}{{"10000", first}, {"resumed-10", again}} {
+	}{{"10000", first}, {"resume10", again}} {
 		b.Run(c.name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
