@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -28,7 +29,11 @@ nonce.hex, ak_pub.bin, pcrs.json, eventlog.bin, ima.bin) is judged instead. Its
 quote signed a bare nonce, so no verifier would ever grant on it.
 
 Exit codes: 0 verified; 3 denied; 4 invalid, or FILE malformed; 8 partial:
-nothing failed, but something could not be checked; 1 cannot read; 2 usage.`,
+nothing failed, but something could not be checked; 1 cannot read; 2 usage.
+
+--explain prints every step of the appraisal with what went into it. A step that
+the reference set itself leaves out (a PCR it ignores) is shown as skipped, with
+the set's reason, and does not change the exit code.`,
 		Example: `  writ verify node.writ.json --trust trust.json
   writ verify node.writ.json --trust trust.json --explain
   writ verify --recorded testdata/boots/c-grub-sb --reference grub.signed.json --trust trust.json`,
@@ -59,7 +64,7 @@ nothing failed, but something could not be checked; 1 cannot read; 2 usage.`,
 	f.StringVar(&o.trust, "trust", "", "trust `file` of the domain (from provisioning, or GET /v1/domain)")
 	f.StringVar(&o.recorded, "recorded", "", "judge evidence recorded in `dir` by other tools")
 	f.StringVar(&o.reference, "reference", "", "judge by this signed reference set `file` instead of the one in the bundle")
-	f.BoolVar(&o.explain, "explain", false, "show what was expected and found, and what to do")
+	f.BoolVar(&o.explain, "explain", false, "show every step with its inputs, what was expected and found, and what to do")
 	f.BoolVar(&o.json, "json", false, "print one JSON object")
 	return cmd
 }
@@ -96,10 +101,10 @@ func (o *verifyOptions) verify(cmd *cobra.Command, args []string) (*bundle.Repor
 		return nil, exit(exitInvalid, fmt.Errorf("%s: %w", args[0], err), "get it again: writ bundle NODE -o FILE")
 	}
 	if set == nil {
-		return bundle.Verify(b, trust), nil
+		return o.explained(bundle.Verify(b, trust), b.Input), nil
 	}
 	b.Input.References.Set = set
-	return bundle.Judge(b.Input, trust), nil
+	return o.explained(bundle.Judge(b.Input, trust), b.Input), nil
 }
 
 func (o *verifyOptions) judgeRecorded(trust *bundle.Trust, set *reference.Signed) (*bundle.Report, error) {
@@ -115,7 +120,15 @@ func (o *verifyOptions) judgeRecorded(trust *bundle.Trust, set *reference.Signed
 		return nil, exit(exitInvalid, fmt.Errorf("%s: %w", o.recorded, err), "")
 	}
 	in.References.Set = set
-	return bundle.Judge(in, trust), nil
+	return o.explained(bundle.Judge(in, trust), in), nil
+}
+
+// explained adds the steps of the appraisal to a report, if they are wanted.
+func (o *verifyOptions) explained(r *bundle.Report, in *appraisal.Input) *bundle.Report {
+	if o.explain {
+		r.Explain(in)
+	}
+	return r
 }
 
 func readTrust(cmd *cobra.Command, path string) (*bundle.Trust, error) {
@@ -145,6 +158,12 @@ func reportExit(r *bundle.Report) error {
 func printReport(w io.Writer, r *bundle.Report, explain bool) error {
 	for _, c := range r.Checks {
 		fmt.Fprintf(w, "%-8s %-11s %s\n", c.Result, c.Name, c.Detail)
+	}
+	if len(r.Steps) > 0 {
+		fmt.Fprintf(w, "\nappraisal, step by step:\n")
+	}
+	for _, c := range r.Steps {
+		fmt.Fprintf(w, "%-8s %-14s %s\n", c.Result, c.Name, strings.ReplaceAll(c.Detail, "\n", "\n"+strings.Repeat(" ", 24)))
 	}
 	v := r.Verdict
 	fmt.Fprintf(w, "\n%s: %s (%s, binding %s)\n", r.Result, v.Decision, v.Tier, v.Binding)

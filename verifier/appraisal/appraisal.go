@@ -38,28 +38,66 @@ func Appraise(in *Input) Verdict {
 
 // Appraise is the expensive half, on evidence already found authentic. The
 // input's evidence must by now hold every log in full.
-func (a *Authentic) Appraise() Verdict {
-	r := &run{in: a.in, quote: a.quote, until: a.in.At + horizon}
+func (a *Authentic) Appraise() Verdict { return a.appraise(nil) }
+
+func (a *Authentic) appraise(t *trace) Verdict {
+	r := &run{report: report{trace: t}, in: a.in, quote: a.quote, until: a.in.At + horizon}
 	if a.in.Rules != Rules {
 		r.say(refSection, "rule version "+strconv.Itoa(Rules), strconv.Itoa(a.in.Rules), "verify with the version of writ that knows these rules")
 		return conclude(a.in, r)
 	}
-	if !r.values() {
+	mark := r.mark()
+	proven := r.values()
+	r.did("pcr-values", mark, func() string {
+		return fmt.Sprintf("bank %s, PCRs %v, digest %x", r.quote.Bank, r.quote.PCRs, r.quote.PCRDigest)
+	})
+	if !proven {
+		t.skip("the PCR values are not those that were signed", "counters", "boot-log", "references", "ek-certificate", "pcrs", "secure-boot", "ima", "rules")
 		return conclude(a.in, r)
 	}
+	mark = r.mark()
 	r.counters()
+	r.did("counters", mark, r.countersWords)
 	if !r.quoteOnly() {
+		mark = r.mark()
 		r.bootLog()
+		r.did("boot-log", mark, r.bootLogWords)
 	}
-	if r.references() {
-		r.tpm()
-		r.judgePCRs()
-		r.secureBoot()
-		r.ima()
-		r.rules()
+	mark = r.mark()
+	usable := r.references()
+	r.did("references", mark, r.referencesWords)
+	if usable {
+		r.judge()
+	} else {
+		t.skip("there is no reference set to judge by", "ek-certificate", "pcrs", "secure-boot", "ima", "rules")
 	}
 	r.pin()
 	return conclude(a.in, r)
+}
+
+// judge holds what is proven against the reference set.
+func (r *run) judge() {
+	t := r.trace
+	mark := r.mark()
+	r.tpm()
+	r.did("ek-certificate", mark, r.tpmWords)
+	r.judgePCRs()
+	mark = r.mark()
+	r.secureBoot()
+	switch {
+	case r.set.SecureBoot == "any" || r.quoteOnly(): // see leftOut
+	case r.log == nil:
+		t.skip("there is no boot log to read it from", "secure-boot")
+	default:
+		r.did("secure-boot", mark, r.secureBootWords)
+	}
+	mark = r.mark()
+	r.ima()
+	if r.set.IMA != nil && !r.quoteOnly() {
+		r.did("ima", mark, r.imaWords)
+	}
+	r.rules()
+	r.leftOut()
 }
 
 // Memory keeps facts between appraisals: what a log says, how long a
@@ -296,6 +334,10 @@ func conclude(in *Input, r *run) Verdict {
 		r.findings = append(r.findings, Finding{Code: tooMany, Expected: fmt.Sprintf("at most %d findings", maxFindings), Found: fmt.Sprintf("%d more like these", r.dropped), Next: "mend these first"})
 	}
 	v.Findings = r.findings
+	if r.set != nil && r.trace != nil {
+		r.did("claims", 0, func() string { return v.claims(r.set.Required) })
+		r.trace.steps[len(r.trace.steps)-1].Result = map[bool]string{true: StepPass, false: StepFail}[v.Decision == Grant]
+	}
 	return v
 }
 

@@ -34,16 +34,27 @@ func authenticate(in *Input, r *report) *tpm.Quote {
 		return nil
 	}
 	k := in.attestationKey()
+	r.did("key", 0, func() string { return in.keyWords(k) })
 	if k.err != nil {
 		r.say(evidenceKey, "an enrolled attestation key", k.err.Error(), "provision the node: writ provision")
 		return nil
 	}
 	ak := k.public
+	mark := r.mark()
 	q, err := ak.VerifyQuote(in.Evidence.Quote.Attest, in.Evidence.Quote.Signature)
 	if err != nil {
 		r.say(quoteSignature, "a TPM quote signed by the enrolled AK", err.Error(), "provision the node again if its TPM was replaced or cleared")
+	}
+	r.did("signature", mark, func() string {
+		return fmt.Sprintf("TPMS_ATTEST SHA-256 %s, signature SHA-256 %s, by %s", hexSum(in.Evidence.Quote.Attest), hexSum(in.Evidence.Quote.Signature), algorithm(ak))
+	})
+	if err != nil {
 		return nil
 	}
+	mark = r.mark()
+	defer func() {
+		r.did("binding", mark, func() string { return in.Challenge.words() + ", over " + bound(in.Evidence) })
+	}()
 	c := in.Challenge
 	if len(c.Nonce) != 32 {
 		r.say(quoteChallenge, "a challenge nonce of 32 bytes", fmt.Sprintf("%d bytes", len(c.Nonce)), "ask for a new challenge")
@@ -58,6 +69,8 @@ func authenticate(in *Input, r *report) *tpm.Quote {
 		if err := ak.CheckSigner(q); err != nil {
 			r.say(quoteSigner, "a key of the TPM's endorsement hierarchy", err.Error(), "provision the node again")
 		}
+		r.did("signer", mark, func() string { return fmt.Sprintf("qualifiedSigner %x", q.Signer) })
+		mark = r.mark()
 		b := in.Evidence.Binding(c.Purpose, c.Domain, c.Node, [32]byte(c.Nonce))
 		want = b[:]
 	case BoundRaw:
@@ -94,4 +107,11 @@ func (in *Input) attestationKey() *attestationKey {
 		in.Memory.Keep(key, k)
 	}
 	return k
+}
+
+func (in *Input) keyWords(k *attestationKey) string {
+	if k.err != nil {
+		return "SHA-256 " + hexSum(in.Prior.AK)
+	}
+	return fmt.Sprintf("AK %x, generation %d of %s", k.public.Name(), in.Prior.Generation, in.Challenge.Domain)
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -101,26 +102,46 @@ func certs(der [][]byte) []*x509.Certificate {
 // with the set. Rules go by PCR and digest; an event's type exempts nothing,
 // since no digest covers it.
 func (r *run) pcrs() {
+	mark := r.mark()
 	r.selection()
+	r.did("selection", mark, func() string { return fmt.Sprintf("PCRs %v are quoted", r.quote.PCRs) })
 	for _, p := range r.quote.PCRs {
 		if p == imaPCR && r.set.IMA != nil {
 			continue
 		}
 		rule := r.set.PCR(p)
-		if rule == nil {
-			r.pcr(refPCR, p, "a rule for every quoted PCR", "none for this one", "say in the reference set whether it must match, may extend or is ignored")
+		if rule != nil && (rule.Rule == reference.Ignore || r.log == nil) {
+			r.trace.skip(r.unjudged(rule), "pcr-"+strconv.Itoa(p))
 			continue
 		}
-		if rule.Rule == reference.Ignore || r.log == nil {
-			continue
+		mark := r.mark()
+		r.judgePCR(p, rule)
+		r.did("pcr-"+strconv.Itoa(p), mark, r.pcrWords(p, rule))
+		if r.trace != nil {
+			r.trace.matches = nil
 		}
-		if !r.proven(p) {
-			got, want := r.in.Evidence.Quote.Values[p], r.log.value(p)
-			r.pcr(bootReplay, p, hex.EncodeToString(got)+" (quoted)", hex.EncodeToString(want)+" (replayed from the log)", "reboot the node: its log does not explain what the TPM measured")
-			continue
-		}
-		r.compare(rule)
 	}
+}
+
+func (r *run) judgePCR(p int, rule *reference.PCR) {
+	if rule == nil {
+		r.pcr(refPCR, p, "a rule for every quoted PCR", "none for this one", "say in the reference set whether it must match, may extend or is ignored")
+		return
+	}
+	if !r.proven(p) {
+		got, want := r.in.Evidence.Quote.Values[p], r.log.value(p)
+		r.pcr(bootReplay, p, hex.EncodeToString(got)+" (quoted)", hex.EncodeToString(want)+" (replayed from the log)", "reboot the node: its log does not explain what the TPM measured")
+		return
+	}
+	r.compare(rule)
+}
+
+// unjudged says why nothing was looked at in a PCR.
+func (r *run) unjudged(rule *reference.PCR) string {
+	if rule.Rule == reference.Ignore {
+		return strings.TrimSuffix("the set ignores it: "+rule.Why, ": ")
+	}
+	return "there is no boot log to compare"
 }
 
 // proven reports whether the log's events of a PCR are those the TPM quoted.
@@ -179,9 +200,12 @@ func (r *run) compare(rule *reference.PCR) {
 		if to >= 0 {
 			r.missing(rule.PCR, places[min(at+strangers, to):to])
 			at, strangers = to+1, 0
+			r.trace.matched(e, places[to].Label)
+		} else {
+			r.trace.matched(e, "in no place of the set")
 		}
 		if j != reference.Unknown || !r.excused(rule.PCR, e.Index) {
-			r.judge(rule, e, j, places, at+strangers)
+			r.judgeEvent(rule, e, j, places, at+strangers)
 		}
 		if j == reference.Unknown {
 			strangers++
@@ -201,23 +225,23 @@ func (r *run) place(places []reference.Event, from int, d string) (reference.Jud
 	return everywhere, -1
 }
 
-func (r *run) judge(rule *reference.PCR, e logged, j reference.Judgement, places []reference.Event, at int) {
+func (r *run) judgeEvent(rule *reference.PCR, e logged, j reference.Judgement, places []reference.Event, at int) {
 	if j == reference.Allowed {
 		return
 	}
-	found := e.digest + " (" + e.Description() + ")"
+	found := r.named(e.digest) + " (" + e.Description() + ")"
 	switch j {
 	case reference.Denied:
-		r.event(area(rule.PCR)+deniedEvent, rule.PCR, e.Index, "nothing on the deny list", found, "remove it from the machine")
+		r.event(area(rule.PCR)+deniedEvent, rule.PCR, e.Index, "nothing on the deny list"+r.instead(places, e.digest), found, "remove it from the machine")
 	case reference.Weak:
-		r.event(area(rule.PCR)+vulnerableEvent, rule.PCR, e.Index, "nothing known to be vulnerable", found, "update it")
+		r.event(area(rule.PCR)+vulnerableEvent, rule.PCR, e.Index, "nothing known to be vulnerable"+r.instead(places, e.digest), found, "update it")
 	case reference.Unknown:
 		if rule.Rule == reference.Extend && at >= len(places) {
 			return
 		}
 		expected := "no further event"
 		if at < len(places) {
-			expected = places[at].Label + ": " + list(places[at].Allow)
+			expected = places[at].Label + ": " + r.list(places[at].Allow)
 		}
 		r.event(area(rule.PCR)+unknownEvent, rule.PCR, e.Index, expected, found, "add the digest to the reference set if this is meant to run, else restore the machine")
 	}
@@ -226,9 +250,45 @@ func (r *run) judge(rule *reference.PCR, e logged, j reference.Judgement, places
 func (r *run) missing(pcr int, places []reference.Event) {
 	for _, p := range places {
 		if !p.Optional {
-			r.pcr(area(pcr)+missingEvent, pcr, p.Label+": "+list(p.Allow), "no such event", "boot the way the reference machines did, or mark the event optional")
+			r.pcr(area(pcr)+missingEvent, pcr, p.Label+": "+r.list(p.Allow), "no such event", "boot the way the reference machines did, or mark the event optional")
 		}
 	}
+}
+
+// named is a digest with what the set says it is; the nearest known value of a
+// near miss is one that has a name.
+func (r *run) named(digest string) string {
+	if name := r.set.Names[digest[strings.LastIndexByte(digest, ':')+1:]]; name != "" {
+		return name + ", " + digest
+	}
+	return digest
+}
+
+// list shows at most three alternatives, those with a name first.
+func (r *run) list(digests []string) string {
+	if len(r.set.Names) == 0 {
+		return list(digests)
+	}
+	var names, bare []string
+	for _, d := range digests {
+		if n := r.named(d); n != d {
+			names = append(names, n)
+		} else {
+			bare = append(bare, d)
+		}
+	}
+	return list(append(names, bare...))
+}
+
+// instead names what is allowed in the place that knows a digest as bad.
+func (r *run) instead(places []reference.Event, digest string) string {
+	for i := range places {
+		p := &places[i]
+		if len(r.set.Names) > 0 && len(p.Allow) > 0 && (slices.Contains(p.Vulnerable, digest) || slices.Contains(p.Deny, digest)) {
+			return "; allowed is " + r.list(p.Allow)
+		}
+	}
+	return ""
 }
 
 // list shows at most three alternatives.

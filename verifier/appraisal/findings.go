@@ -188,6 +188,7 @@ func each(value int8, claims ...string) []effect {
 type report struct {
 	findings []Finding
 	dropped  int
+	trace    *trace
 }
 
 func (r *report) add(f Finding) {

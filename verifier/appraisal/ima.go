@@ -100,7 +100,7 @@ func (r *run) entry(e *ima.Entry, index int, state *IMA) {
 	}
 	var buf [len("verity:sha3_512:") + 2*64]byte
 	d := reference.AppendDigest(buf[:0], e)
-	found := func() string { return printable(e.Path) + " " + string(d) }
+	found := func() string { return printable(e.Path) + " " + r.named(string(d)) }
 	if e.FileAlg.Size() <= tpm.AlgSHA1.Size() {
 		r.event(imaWeak, imaPCR, index, "a digest by SHA-256 or better", found(), "boot with ima_hash=sha256 and ima_template=ima-sig")
 		return
@@ -111,12 +111,21 @@ func (r *run) entry(e *ima.Entry, index int, state *IMA) {
 			r.event(imaBuffer, imaPCR, index, "a buffer the reference set knows", found(), "add it to ima.buffers of the reference set if it is meant, then reboot or renew")
 			return
 		}
-		r.event(imaUnknown, imaPCR, index, "a file the reference set knows", found(), "add it to the reference set if it is meant to be there, then reboot or renew")
+		r.event(imaUnknown, imaPCR, index, "a file the reference set knows"+r.near(e.Path), found(), "add it to the reference set if it is meant to be there, then reboot or renew")
 	case reference.Weak:
-		r.event(imaVulnerable, imaPCR, index, "no file known to be vulnerable", found(), "update it and reboot")
+		r.event(imaVulnerable, imaPCR, index, "no file known to be vulnerable"+r.near(e.Path), found(), "update it and reboot")
 	case reference.Denied:
 		r.event(imaDenied, imaPCR, index, "no file on the deny list", found(), "remove it and reboot")
 	}
+}
+
+// near names what the set allows under a path, where it has names.
+func (r *run) near(path string) string {
+	allowed := r.set.AllowedAt(path)
+	if len(r.set.Names) == 0 || len(allowed) == 0 {
+		return ""
+	}
+	return "; allowed there is " + r.list(allowed)
 }
 
 func (r *run) violations(n int) {

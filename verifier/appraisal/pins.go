@@ -3,6 +3,7 @@ package appraisal
 import (
 	"encoding/hex"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/writ-attestation/writ/tpm"
@@ -109,13 +110,23 @@ func (r *run) bareValues() {
 	r.selection()
 	for _, p := range r.quote.PCRs {
 		rule := r.set.PCR(p)
-		if rule == nil {
-			r.pcr(refPCR, p, "a rule for every quoted PCR", "none for this one", "say in the reference set whether it must match or is ignored")
+		if rule != nil && rule.Rule == reference.Ignore {
+			r.trace.skip(r.unjudged(rule), "pcr-"+strconv.Itoa(p))
 			continue
 		}
-		if got := hex.EncodeToString(r.in.Evidence.Quote.Values[p]); rule.Rule != reference.Ignore && !slices.Contains(rule.Values, got) {
-			r.pcr(area(p)+unknownValue, p, list(rule.Values), got, "restore the machine, or add the value to the reference set if it is meant; only a boot log says what changed")
-		}
+		mark := r.mark()
+		r.bareValue(p, rule)
+		r.did("pcr-"+strconv.Itoa(p), mark, r.pcrWords(p, rule))
+	}
+}
+
+func (r *run) bareValue(p int, rule *reference.PCR) {
+	if rule == nil {
+		r.pcr(refPCR, p, "a rule for every quoted PCR", "none for this one", "say in the reference set whether it must match or is ignored")
+		return
+	}
+	if got := hex.EncodeToString(r.in.Evidence.Quote.Values[p]); !slices.Contains(rule.Values, got) {
+		r.pcr(area(p)+unknownValue, p, list(rule.Values), got, "restore the machine, or add the value to the reference set if it is meant; only a boot log says what changed")
 	}
 }
 

@@ -15,6 +15,9 @@ func (r *run) rules() {
 	for i := range r.set.Rules {
 		rule := &r.set.Rules[i]
 		ok, err := rule.Holds(f)
+		if r.trace != nil {
+			r.trace.steps = append(r.trace.steps, Step{"rule-" + rule.Name, map[bool]string{true: StepPass, false: StepFail}[ok && err == nil], rule.Expr})
+		}
 		if ok && err == nil {
 			continue
 		}

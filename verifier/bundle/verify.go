@@ -40,6 +40,7 @@ type Check struct {
 type Report struct {
 	Result  string   `json:"result"`
 	Checks  []Check  `json:"checks"`
+	Steps   []Check  `json:"steps,omitempty"` // of the appraisal, where asked for; see [Report.Explain]
 	Verdict *Summary `json:"verdict"`
 }
 
@@ -59,6 +60,17 @@ func (r *Report) check(name string, err error, detail string, args ...any) {
 		c.Result, c.Detail = Fail, err.Error()
 	}
 	r.Checks = append(r.Checks, c)
+}
+
+// Explain adds the steps of the appraisal of in, which the report is about: each
+// check with what went into it. What the reference set itself leaves out is
+// skipped there and says why; it changes no result.
+func (r *Report) Explain(in *appraisal.Input) {
+	_, steps := appraisal.Explain(in)
+	r.Steps = nil
+	for _, s := range steps {
+		r.Steps = append(r.Steps, Check(s))
+	}
 }
 
 func (r *Report) skip(name, why string) {
@@ -131,7 +143,7 @@ func (r *Report) references(b *Bundle, t *Trust) {
 	if err == nil {
 		err = set.Verify(keys, max(t.Threshold, 1))
 	}
-	r.check("references", err, "%s generation %d, signed by %d trusted keys or more", set.Name, set.Generation, max(t.Threshold, 1))
+	r.check("references", err, "%s generation %d, SHA-256 %x, signed by %d of the trust file's %d keys or more", set.Name, set.Generation, set.Digest(), max(t.Threshold, 1), len(keys))
 }
 
 func (r *Report) roots(b *Bundle, t *Trust) {
@@ -160,7 +172,7 @@ type proven struct {
 
 func (r *Report) history(b *Bundle, t *Trust) *proven {
 	index, cp, err := ledger.CheckProof(b.Receipt, b.Entry, t.Log...)
-	r.check("receipt", err, "entry %d of %s, under a signed checkpoint of %d entries", index, cp.Origin, cp.Size)
+	r.check("receipt", err, "entry %d of %s, leaf SHA-256 %x, under a checkpoint of %d entries signed by the log's key", index, cp.Origin, sha256.Sum256(append([]byte{0}, b.Entry...)), cp.Size)
 	if err != nil {
 		return nil
 	}
@@ -217,7 +229,7 @@ func (r *Report) token(b *Bundle, t *Trust, v *appraisal.Verdict, e *proven) {
 	if err == nil {
 		err = rests(b, t, v, e, c)
 	}
-	r.check("token", err, "seq %d for %s, valid from %s to %s", rec.Seq, rec.Audience,
+	r.check("token", err, "seq %d for %s, SHA-256 of its signing input %x, valid from %s to %s", rec.Seq, rec.Audience, token.Digest(b.Token),
 		time.Unix(rec.Issued, 0).UTC().Format(time.RFC3339), time.Unix(rec.Expires, 0).UTC().Format(time.RFC3339))
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -141,6 +142,12 @@ func compose(top *Set, layers []*Signed) (*Set, error) {
 		out.TPM.Vendors = union(out.TPM.Vendors, s.TPM.Vendors)
 		out.Deny = union(out.Deny, s.Deny)
 		out.Vulnerable = union(out.Vulnerable, s.Vulnerable)
+		for _, d := range slices.Sorted(maps.Keys(s.Names)) {
+			if out.Names == nil {
+				out.Names = map[string]string{}
+			}
+			out.Names[d] = s.Names[d]
+		}
 		if s.SecureBoot != "" && (out.SecureBoot == "" || out.SecureBoot == "any") {
 			out.SecureBoot = s.SecureBoot
 		}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -27,7 +28,16 @@ func Diff(a, b *Set) []string {
 	d.rules(a, b)
 	d.list("denied everywhere: ", listed(a.Deny), listed(b.Deny))
 	d.list("known to be vulnerable: ", listed(a.Vulnerable), listed(b.Vulnerable))
+	d.list("name ", named(a.Names), named(b.Names))
 	return d.lines
+}
+
+func named(names map[string]string) []string {
+	var out []string
+	for _, d := range slices.Sorted(maps.Keys(names)) {
+		out = append(out, d+": "+names[d])
+	}
+	return out
 }
 
 type diff struct{ lines []string }

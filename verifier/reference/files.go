@@ -210,6 +210,14 @@ func (s *Set) FileAt(path string, digest []byte, at int64) (j Judgement, until i
 	return s.at(s.files[path], digest, at)
 }
 
+// AllowedAt returns the digests that the set allows under a path at all times.
+func (s *Set) AllowedAt(path string) []string {
+	if f := s.files[path]; f != nil {
+		return f.Allow
+	}
+	return nil
+}
+
 // BufferAt judges a buffer that the kernel measured, such as a key it loaded:
 // name is the kernel's ("kexec-cmdline", ".ima").
 func (s *Set) BufferAt(name string, digest []byte, at int64) (j Judgement, until int64) {

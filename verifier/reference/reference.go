@@ -17,14 +17,19 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strings"
+	"unicode"
 
 	"github.com/writ-attestation/writ/tpm"
 	"github.com/writ-attestation/writ/tpm/ima"
 	"github.com/writ-attestation/writ/verifier/rules"
 )
 
-// MaxSize bounds a set (bytes).
-const MaxSize = 16 << 20
+// MaxSize bounds a set, maxName a name of a digest (bytes).
+const (
+	MaxSize = 16 << 20
+	maxName = 120
+)
 
 // Claims of the AR4SI trustworthiness vector that a set may require.
 const (
@@ -56,6 +61,10 @@ type Set struct {
 	Rules      []Rule   `json:"rules,omitempty"`      // further conditions, see package rules
 	Deny       []Listed `json:"deny,omitempty"`       // digests refused wherever they appear
 	Vulnerable []Listed `json:"vulnerable,omitempty"` // digests that lower trust wherever they appear
+
+	// Names say what digests are, "shim 15.8", by their lower-case hexadecimal
+	// without algorithm. They are shown to people and decide nothing.
+	Names map[string]string `json:"names,omitempty"`
 
 	rules map[string]*Rule
 	files map[string]*File
@@ -253,6 +262,11 @@ func (s *Set) index(size int) error {
 				return fmt.Errorf("listed digest %.140q is not lower-case hexadecimal", l.Digest)
 			}
 			s.list(j, l.Digest)
+		}
+	}
+	for d, name := range s.Names {
+		if !isHex(d, len(d)/2) || name == "" || len(name) > maxName || strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }) {
+			return fmt.Errorf("names: %.140q: %.120q is not a digest and up to %d printable characters", d, name, maxName)
 		}
 	}
 	return s.compile()
