@@ -26,7 +26,6 @@ import (
 	"time"
 
 	"github.com/writ-attestation/writ/verifier/bundle"
-	"github.com/writ-attestation/writ/verifier/keys"
 	"github.com/writ-attestation/writ/verifier/ledger"
 	"github.com/writ-attestation/writ/verifier/reference"
 	"github.com/writ-attestation/writ/verifier/token"
@@ -51,6 +50,7 @@ type Config struct {
 	TokenKeys    token.Keys        // every key of this issuer that still counts
 	ChallengeKey []byte            // 32 bytes
 	KeyIDs       map[string]string // purpose -> id, recorded in store and log
+	PeerLogKeys  []string          // ids of the log keys of the domain's other verifiers
 
 	ReferenceKeys      []ed25519.PublicKey
 	ReferenceThreshold int // signatures a set needs
@@ -116,35 +116,6 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 	return s, nil
 }
 
-func (s *Service) start(ctx context.Context) error {
-	key := ledger.Key{Kind: kindDomain, ID: "keys"}
-	blobs := s.roots // bundles name them by digest
-	_, err := s.log.Append(ctx, ledger.Draft{Keys: []ledger.Key{key}, Blobs: blobs, Build: func(slot ledger.Slot) (ledger.Change, error) {
-		have := map[string]string{}
-		if row, ok := slot.Row(key); ok {
-			if err := json.Unmarshal(row, &have); err != nil {
-				return ledger.Change{}, fmt.Errorf("reading the recorded keys: %w", err)
-			}
-			for purpose, id := range have {
-				if s.cfg.KeyIDs[purpose] != id {
-					return ledger.Change{}, fmt.Errorf("%w: the %s key is %.16s, but this store was made with %.16s; restore the key file, or begin a new domain", keys.ErrMissing, purpose, s.cfg.KeyIDs[purpose], id)
-				}
-			}
-		}
-		for purpose, id := range s.cfg.KeyIDs {
-			have[purpose] = id
-		}
-		return ledger.Change{
-			Puts:    []ledger.Put{{Key: key, Value: encode(have)}},
-			Entries: []ledger.Entry{s.entry(bundle.VerifierStarted, "verifier/"+s.cfg.Name, "verifier", bundle.Started{Verifier: s.cfg.Name, Build: s.cfg.Build, Keys: have})},
-		}, nil
-	}})
-	if err != nil {
-		return fmt.Errorf("starting the verifier: %w", err)
-	}
-	return nil
-}
-
 // entry is a log entry about subject (a node id or another name), by actor.
 func (s *Service) entry(kind, subject, actor string, data any) ledger.Entry {
 	return ledger.Entry{Kind: kind, Subject: bundle.Subject(s.cfg.Domain, subject), Actor: bundle.Subject(s.cfg.Domain, actor), Data: data}
@@ -173,8 +144,8 @@ func (s *Service) Log() *ledger.Log { return s.log }
 
 // Trust is what somebody needs to check this domain's bundles and tokens
 // offline. It is public.
-func (s *Service) Trust(logKey string) (*bundle.Trust, error) {
-	t := &bundle.Trust{V: 1, Domain: s.cfg.Domain, Log: []string{logKey}, TokenKeys: s.cfg.TokenKeys}
+func (s *Service) Trust(logKeys ...string) (*bundle.Trust, error) {
+	t := &bundle.Trust{V: 1, Domain: s.cfg.Domain, Log: logKeys, TokenKeys: s.cfg.TokenKeys}
 	if s.cfg.ReferenceThreshold > 1 {
 		t.Threshold = s.cfg.ReferenceThreshold
 	}

@@ -34,6 +34,7 @@ type config struct {
 	Name               string   `toml:"name"`
 	Data               string   `toml:"data"`
 	Database           string   `toml:"database"`
+	Peers              []string `toml:"peers"`
 	Listen             string   `toml:"listen"`
 	Admin              string   `toml:"admin"`
 	Addresses          []string `toml:"addresses"`
@@ -137,6 +138,12 @@ func (c *config) check() error {
 	}
 	if n := len(c.ReferenceKeys); n > 0 && c.ReferenceThreshold > n {
 		bad("reference_threshold %d: only %d reference_keys are listed", c.ReferenceThreshold, n)
+	}
+	if _, err := c.peerKeys(); err != nil {
+		bad("peers: %w", err)
+	}
+	if len(c.Peers) > 0 && c.Database == "" {
+		bad("peers: verifiers share a history in PostgreSQL only; set database")
 	}
 	if _, err := c.referenceKeys(); err != nil {
 		bad("reference_keys: %w", err)

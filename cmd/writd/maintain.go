@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"io"
@@ -71,7 +70,7 @@ signed the history are not there; 1 it cannot be read.`, "  writd fsck --config 
 			return err
 		}
 		defer s.Close()
-		vkey, err := ledger.VerifierKey(c.Domain+"/log", k.Log.Public().(ed25519.PublicKey))
+		vkeys, err := c.logKeys(k)
 		if err != nil {
 			return err
 		}
@@ -79,7 +78,7 @@ signed the history are not there; 1 it cannot be read.`, "  writd fsck --config 
 		if err != nil {
 			return err
 		}
-		r, err := ledger.Fsck(cmd.Context(), s, filepath.Join(c.Data, guardFile), vkey)
+		r, err := ledger.Fsck(cmd.Context(), s, filepath.Join(c.Data, guardFile), vkeys...)
 		if err != nil {
 			return err
 		}

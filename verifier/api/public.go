@@ -35,7 +35,7 @@ func (s *Server) jwks(q *call) error {
 }
 
 func (s *Server) domain(q *call) error {
-	t, err := s.svc.Trust(s.svc.Log().VerifierKey())
+	t, err := s.svc.Trust(s.svc.Log().VerifierKeys()...)
 	if err != nil {
 		return err
 	}

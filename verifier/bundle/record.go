@@ -23,6 +23,7 @@ const (
 	Frozen            = "governance.frozen"    // Governance
 	Unfrozen          = "governance.unfrozen"  // Governance
 	VerifierStarted   = "verifier.started"     // Started
+	VerifierJoined    = "verifier.joined"      // Joined
 	ForgeriesRejected = "evidence.rejected"    // Rejected: an aggregate
 )
 
@@ -105,6 +106,11 @@ type Started struct {
 	Verifier string            `json:"verifier"`
 	Build    string            `json:"build"`
 	Keys     map[string]string `json:"keys"` // purpose -> id
+}
+
+// Joined is a further verifier whose checkpoints are the domain's from here on.
+type Joined struct {
+	LogKey string `json:"log_key"` // hexadecimal SHA-256
 }
 
 // Rejected counts evidence that was not authentic; none of it moved anything.

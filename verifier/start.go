@@ -1,0 +1,77 @@
+package verifier
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/writ-attestation/writ/verifier/bundle"
+	"github.com/writ-attestation/writ/verifier/keys"
+	"github.com/writ-attestation/writ/verifier/ledger"
+)
+
+// Purposes of recorded keys. All but the log key are the same on every verifier
+// of a domain; the log keys of those that joined are recorded by their own id.
+const (
+	logPurpose  = "log" // of the verifier that began the domain
+	peerPurpose = "log/"
+)
+
+// start writes the entry that this verifier has started, and one for each peer
+// that its configuration names for the first time. A verifier whose log key no
+// other one has recorded changes nothing and is refused.
+func (s *Service) start(ctx context.Context) error {
+	key := ledger.Key{Kind: kindDomain, ID: "keys"}
+	blobs := s.roots // bundles name them by digest
+	_, err := s.log.Append(ctx, ledger.Draft{Keys: []ledger.Key{key}, Blobs: blobs, Build: func(slot ledger.Slot) (ledger.Change, error) {
+		have := map[string]string{}
+		if row, ok := slot.Row(key); ok {
+			if err := json.Unmarshal(row, &have); err != nil {
+				return ledger.Change{}, fmt.Errorf("reading the recorded keys: %w", err)
+			}
+			if err := s.recorded(have); err != nil {
+				return ledger.Change{}, err
+			}
+		}
+		for purpose, id := range s.cfg.KeyIDs {
+			if purpose != logPurpose || have[logPurpose] == "" {
+				have[purpose] = id
+			}
+		}
+		entries := s.joined(have)
+		entries = append(entries, s.entry(bundle.VerifierStarted, "verifier/"+s.cfg.Name, "verifier", bundle.Started{Verifier: s.cfg.Name, Build: s.cfg.Build, Keys: have}))
+		return ledger.Change{Puts: []ledger.Put{{Key: key, Value: encode(have)}}, Entries: entries}, nil
+	}})
+	if err != nil {
+		return fmt.Errorf("starting the verifier: %w", err)
+	}
+	return nil
+}
+
+// recorded holds this verifier's keys against those of the domain.
+func (s *Service) recorded(have map[string]string) error {
+	for purpose, id := range have {
+		if purpose == logPurpose || strings.HasPrefix(purpose, peerPurpose) || s.cfg.KeyIDs[purpose] == id {
+			continue
+		}
+		return fmt.Errorf("%w: the %s key is %.16s, but this store was made with %.16s; restore the key file, or begin a new domain", keys.ErrMissing, purpose, s.cfg.KeyIDs[purpose], id)
+	}
+	if own := s.cfg.KeyIDs[logPurpose]; own != have[logPurpose] && have[peerPurpose+own] == "" {
+		return fmt.Errorf("%w: no verifier of the domain has recorded the log key %.16s; list it under peers of one that runs and restart that, or restore the key file", keys.ErrMissing, own)
+	}
+	return nil
+}
+
+// joined records peers that are new, and returns an entry for each.
+func (s *Service) joined(have map[string]string) (out []ledger.Entry) {
+	for _, id := range slices.Compact(slices.Sorted(slices.Values(s.cfg.PeerLogKeys))) {
+		if id == have[logPurpose] || have[peerPurpose+id] != "" {
+			continue
+		}
+		have[peerPurpose+id] = id
+		out = append(out, s.entry(bundle.VerifierJoined, "log-key/"+id, "verifier/"+s.cfg.Name, bundle.Joined{LogKey: id}))
+	}
+	return out
+}
