@@ -120,7 +120,7 @@ func (k *keeper) keep() (*Stop, int, error) {
 	}
 	go pace(ctx, life, k.renew, k.renewed)
 	go k.forward()
-	runtime.GOMAXPROCS(16) // more than there are goroutines that could have something to do
+	runtime.GOMAXPROCS(8) // more than there are goroutines that could have something to do
 	if k.group != nil {
 		_ = urgent() // Detect found that it works; if not any more, we are later, not wrong
 	}
