@@ -20,6 +20,8 @@ import (
 const (
 	partInit       = "writ-init"
 	partSupervisor = "writ-supervisor"
+	partTrial      = "writ-trial"     // a keeper of ProveHalt
+	partSacrifice  = "writ-sacrifice" // and its work
 )
 
 // Descriptors the keeper leaves to the init.
@@ -64,6 +66,15 @@ func Reenter() (exit int, ok bool) {
 			return ExitRefused, true
 		}
 		return supervise(keeper, memo), true
+	case partTrial:
+		level, err := ParseLevel(os.Args[2])
+		if err == nil {
+			err = trial(os.Args[1], level)
+		}
+		fmt.Fprintln(os.Stderr, "writ: trying to halt:", err)
+		return ExitRefused, true
+	case partSacrifice:
+		return sacrifice(os.Args[1]), true
 	}
 	return 0, false
 }

@@ -13,12 +13,13 @@ import (
 
 // Causes of a Stop.
 const (
-	CauseExited   = "exited"      // the work ended by itself
-	CauseFailed   = "not-started" // a token was got and the work could not be started
-	CauseDeadline = "deadline"    // the token was not renewed in time
-	CauseRevoked  = "revoked"     // a signed revocation was pushed
-	CauseDenied   = "denied"      // a renewal was denied, with a signed revocation
-	CauseInitDied = "init-died"   // somebody killed the namespace init
+	CauseExited    = "exited"      // the work ended by itself
+	CauseFailed    = "not-started" // a token was got and the work could not be started
+	CauseDeadline  = "deadline"    // the token was not renewed in time
+	CauseRevoked   = "revoked"     // a signed revocation was pushed
+	CauseDenied    = "denied"      // a renewal was denied, with a signed revocation
+	CauseInitDied  = "init-died"   // somebody killed the namespace init
+	CauseProveHalt = "prove-halt"  // there was no work: the machine showed that it can stop some
 )
 
 // A Stop is the record of how an execution ended. Instants are nanoseconds on
@@ -33,6 +34,7 @@ type Stop struct {
 	Confirmed bool    `json:"confirmed"`  // the namespaces are gone and the cgroup is empty
 	Level     string  `json:"level"`
 	Admitted  uint64  `json:"admitted"` // index of the log entry of the last token
+	Halt      *Halt   `json:"halt,omitempty"`
 }
 
 // String tells people how the work was stopped.

@@ -6,6 +6,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"reflect"
+	"strings"
+	"time"
 
 	"github.com/writ-attestation/writ/evidence"
 	"github.com/writ-attestation/writ/verifier/appraisal"
@@ -110,6 +113,9 @@ func (s *Service) Token(ctx context.Context, base *token.Claims, req evidence.Re
 		if err := s.mayDerive(slot, &n, base); err != nil {
 			return ledger.Change{}, err
 		}
+		if err := s.mayHalt(slot, &n, req); err != nil {
+			return ledger.Change{}, err
+		}
 		c := *base
 		c.IssuedAt, c.NotBefore = slot.At.Unix(), slot.At.Unix()
 		if c.Expires <= c.IssuedAt {
@@ -196,11 +202,18 @@ func (s *Service) Stopped(ctx context.Context, by *token.Claims, stop bundle.Sto
 	if !ok {
 		return "", protocol.Refuse(protocol.NotEnrolled, "%.100s is not a node of %s", by.Subject, s.cfg.Domain)
 	}
-	if err := s.provenStop(ctx, node, stop); err != nil {
+	issued, err := s.provenStop(ctx, node, stop)
+	if err != nil {
 		return "", err
 	}
-	receipts, err := s.log.Append(ctx, ledger.Draft{Build: func(ledger.Slot) (ledger.Change, error) {
-		return ledger.Change{Entries: []ledger.Entry{s.entry(bundle.Terminated, node, "node/"+node, stop)}}, nil
+	receipts, err := s.log.Append(ctx, ledger.Draft{Keys: []ledger.Key{nodeKey(node)}, Build: func(slot ledger.Slot) (ledger.Change, error) {
+		change := ledger.Change{Entries: []ledger.Entry{s.entry(bundle.Terminated, node, "node/"+node, stop)}}
+		n, ok, err := slotRow[Node](slot, nodeKey(node))
+		if err == nil && ok && stop.Halted() {
+			n.Halted = max(n.Halted, issued) // when it was asked to, not when it says it did
+			change.Puts = []ledger.Put{put(kindNode, node, n)}
+		}
+		return change, err
 	}})
 	if err != nil {
 		return "", err
@@ -209,27 +222,41 @@ func (s *Service) Stopped(ctx context.Context, by *token.Claims, stop bundle.Sto
 }
 
 // provenStop holds a stop against the token it names: only the keeper that asked
-// for that token has the key that signs the end of its execution.
-func (s *Service) provenStop(ctx context.Context, node string, stop bundle.Stop) error {
+// for that token has the key that signs the end of its execution. It returns when
+// the token was issued, as a Unix second.
+func (s *Service) provenStop(ctx context.Context, node string, stop bundle.Stop) (issued int64, err error) {
 	if err := stop.Check(); err != nil {
-		return protocol.Refuse(protocol.RequestRefused, "%v", err)
+		return 0, protocol.Refuse(protocol.RequestRefused, "%v", err)
 	}
 	if stop.Statement == "" {
-		return nil
+		return 0, nil
 	}
 	signed, jkt, err := bundle.OpenStop(stop.Statement)
 	if err != nil {
-		return protocol.Refuse(protocol.RequestRefused, "%v", err)
+		return 0, protocol.Refuse(protocol.RequestRefused, "%v", err)
 	}
-	if signed != stop {
-		return protocol.Refuse(protocol.RequestRefused, "the stop record says other than its statement")
+	if !reflect.DeepEqual(signed, stop) {
+		return 0, protocol.Refuse(protocol.RequestRefused, "the stop record says other than its statement")
 	}
 	d, ok, err := row[decision](ctx, s, decisionKey(node, stop.Admitted))
 	switch {
 	case err != nil:
-		return fmt.Errorf("reading the token that stopped: %w", err)
+		return 0, fmt.Errorf("reading the token that stopped: %w", err)
 	case !ok || d.Claims == nil || d.Claims.Writ.Execution != stop.Exec || d.Key == "" || d.Key != jkt:
-		return protocol.Refuse(protocol.RequestRefused, "entry %d is no token of execution %s with the key that signed its stop", stop.Admitted, stop.Exec)
+		return 0, protocol.Refuse(protocol.RequestRefused, "entry %d is no token of execution %s with the key that signed its stop", stop.Admitted, stop.Exec)
+	}
+	return d.Claims.IssuedAt, nil
+}
+
+// mayHalt refuses executions to a node that has not proved for too long that it
+// can halt them. The proof is an execution itself.
+func (s *Service) mayHalt(slot ledger.Slot, n *Node, req evidence.Request) error {
+	every := s.cfg.ProveHaltEvery
+	if every == 0 || req.Execution == "" || req.Level < "E2" || strings.HasPrefix(req.Execution, bundle.ProveHalt+"-") {
+		return nil
+	}
+	if slot.At.Sub(time.Unix(n.Halted, 0)) > every {
+		return protocol.Refuse(protocol.RequestRefused, "node %s has not proved within %v that it can halt work: run `writ enclave prove-halt` there", n.ID, every)
 	}
 	return nil
 }

@@ -58,7 +58,11 @@ type Config struct {
 
 	TokenLife time.Duration
 	Audiences []string // further audiences nodes may ask for; the domain's enclave is always one
-	MinLevel  string   // lowest enforcement level a token is given for, "E0" to "E4"
+	// ProveHaltEvery is how old a node's last proof that it can halt work may be
+	// when it asks for a token for an execution at E2 or above. 0 asks for none.
+	ProveHaltEvery time.Duration
+
+	MinLevel string // lowest enforcement level a token is given for, "E0" to "E4"
 }
 
 // Service is one verifier. It is safe for concurrent use.

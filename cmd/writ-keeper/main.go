@@ -28,6 +28,7 @@ func main() {
 	flag.StringVar(&cfg.Record, "record", "", "file for the stop record")
 	flag.BoolVar(&cfg.JSONStop, "json-stop", false, "stop record to stderr")
 	flag.IntVar(&cfg.Memo, "memo", 0, "descriptor by which the supervisor learns the deadline")
+	prove := flag.String("prove-halt", "", "nonce: show that this machine can halt work, instead of running a command")
 	net := flag.String("net", "host", "host, or none: a network namespace of its own, with loopback only")
 	flag.BoolVar(&cfg.PrivateTmp, "private-tmp", false, "/tmp, /var/tmp and /dev/shm of its own")
 	flag.Func("landlock-ro", "path the work may read and execute; repeatable", func(s string) error { cfg.ReadOnly = append(cfg.ReadOnly, s); return nil })
@@ -39,6 +40,9 @@ func main() {
 	var err error
 	if cfg.Level, err = enclave.ParseLevel(level); err != nil {
 		usage(err.Error())
+	}
+	if *prove != "" {
+		os.Exit(enclave.ProveHalt(cfg, *prove))
 	}
 	if cfg.Command = flag.Args(); len(cfg.Command) == 0 || cfg.Socket == "" || cfg.Trust == "" {
 		usage("a command, --socket and --trust are required; `writ run` gives them")

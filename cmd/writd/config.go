@@ -42,6 +42,7 @@ type config struct {
 	TokenLife          duration `toml:"token_life"`
 	Audiences          []string `toml:"audiences"`
 	MinLevel           string   `toml:"min_level"`
+	ProveHaltEvery     duration `toml:"prove_halt_every"` // 0: nodes need not prove that they can halt work
 	EKRoots            []string `toml:"ek_roots"`
 	ReferenceKeys      []string `toml:"reference_keys"`
 	ReferenceThreshold int      `toml:"reference_threshold"`
@@ -126,6 +127,9 @@ func (c *config) check() error {
 	}
 	if host, _, err := net.SplitHostPort(c.Admin); err == nil && !loopback(host) {
 		bad("admin %q: this listener has no authentication and must be on loopback", c.Admin)
+	}
+	if every := time.Duration(c.ProveHaltEvery); every != 0 && every < time.Minute {
+		bad("prove_halt_every %v: expected 0 or at least 1m", every)
 	}
 	if life := time.Duration(c.TokenLife); life < 2*time.Second || life > 5*time.Minute {
 		bad("token_life %s: 2s to 300s are possible", life)

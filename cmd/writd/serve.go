@@ -143,7 +143,7 @@ func (v *running) service(ctx context.Context) (*verifier.Service, error) {
 		Domain: c.Domain, Name: c.Name, Issuer: c.issuer(), Build: "writ " + version, Log: v.ledger, Slog: v.log, SinceBoot: sinceBoot,
 		EKRoots: roots, TokenKey: v.keys.Token, TokenKeyID: v.keys.TokenID(), TokenKeys: v.keys.TokenKeys(), ChallengeKey: v.keys.Challenge, KeyIDs: v.keys.IDs(), PeerLogKeys: peers,
 		ReferenceKeys: signers, ReferenceThreshold: c.ReferenceThreshold, Approvals: c.Approvals,
-		TokenLife: time.Duration(c.TokenLife), Audiences: c.Audiences, MinLevel: c.MinLevel,
+		TokenLife: time.Duration(c.TokenLife), Audiences: c.Audiences, MinLevel: c.MinLevel, ProveHaltEvery: time.Duration(c.ProveHaltEvery),
 	})
 }
 

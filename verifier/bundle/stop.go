@@ -22,7 +22,37 @@ type Stop struct {
 	Confirmed bool   `json:"confirmed"`           // nothing of it is left
 	Level     string `json:"level"`               // enforcement level
 	Admitted  uint64 `json:"admitted,omitempty"`  // index of the entry of the last token
+	Halt      *Halt  `json:"halt,omitempty"`      // cause prove-halt only
 	Statement string `json:"statement,omitempty"` // all of this but itself, signed with the keeper's key
+}
+
+// Halt is a node's proof that it can halt work, in answer to a nonce.
+type Halt struct {
+	Nonce string    `json:"nonce"` // hexadecimal
+	Keys  []HaltKey `json:"keys"`
+}
+
+// HaltKey is what became of a sacrificial tree under one key alone.
+type HaltKey struct {
+	Key       string `json:"key"`
+	LatencyUS int64  `json:"latency_us"`
+	Halted    bool   `json:"halted"`
+}
+
+// ProveHalt is the cause of a Stop that is such a proof.
+const ProveHalt = "prove-halt"
+
+// Halted reports whether the stop proves that its node can halt work: every key
+// of the keeper did.
+func (s Stop) Halted() bool {
+	if s.Cause != ProveHalt || s.Halt == nil || !s.Confirmed || s.Statement == "" {
+		return false
+	}
+	halted := map[string]bool{}
+	for _, k := range s.Halt.Keys {
+		halted[k.Key] = k.Halted
+	}
+	return halted["kill"] && halted["kernel-timer"] && halted["init-watch"] && halted["keeper-death"]
 }
 
 var (
