@@ -93,6 +93,7 @@ func (s *Service) attest(ctx context.Context, ev *evidence.Evidence, req evidenc
 			return nil, err
 		}
 	}
+	a.workload, a.keeper = appraisal.Basis(a.proven(), req.Workload), appraisal.Basis(a.proven(), req.Keeper)
 	return s.record(ctx, a, req, digest)
 }
 
@@ -105,6 +106,8 @@ type appraised struct {
 	verdict appraisal.Verdict
 	jkt     string
 	shared  bool // the list sent begins with the stored prefix, byte for byte
+
+	workload, keeper string // on what their digests stand
 }
 
 // appraise makes the Input and judges it. Evidence that is not authentic is
@@ -259,7 +262,7 @@ func (s *Service) decide(slot ledger.Slot, a *appraised, n *Node, claims **token
 		if err != nil {
 			return ledger.Entry{}, err
 		}
-		*claims, data.Token = c, recordToken(c, req, 0)
+		*claims, data.Token = c, based(recordToken(c, req, 0), a.workload, a.keeper)
 		n.Boot, n.JKT, n.Deadline, n.Base = v.Next(), a.jkt, c.Expires, slot.Index
 		a.chunks(n)
 	} else {

@@ -94,6 +94,10 @@ func (s *Service) Token(ctx context.Context, base *token.Claims, req evidence.Re
 	if !ok {
 		return nil, protocol.Refuse(protocol.NotEnrolled, "%.100s is not a node of %s", base.Subject, s.cfg.Domain)
 	}
+	workload, keeper, err := s.basis(ctx, node, req)
+	if err != nil {
+		return nil, err
+	}
 	digest := hexSum(req.Marshal())
 	var claims *token.Claims
 	var again *Request
@@ -127,7 +131,7 @@ func (s *Service) Token(ctx context.Context, base *token.Claims, req evidence.Re
 		claims = &c
 		n.remember(Request{ID: req.ID, Digest: digest, Index: slot.Index})
 		return ledger.Change{
-			Entries: []ledger.Entry{s.entry(bundle.Admitted, n.ID, "verifier/"+s.cfg.Name, recordToken(&c, req, uint64(base.Writ.Log.Index)))},
+			Entries: []ledger.Entry{s.entry(bundle.Admitted, n.ID, "verifier/"+s.cfg.Name, based(recordToken(&c, req, uint64(base.Writ.Log.Index)), workload, keeper))},
 			Puts: []ledger.Put{put(kindNode, n.ID, n),
 				{Key: decisionKey(n.ID, slot.Index), Value: encode(decision{Claims: &c, Key: req.Key, Base: uint64(base.Writ.Log.Index)})}},
 		}, nil

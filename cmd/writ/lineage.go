@@ -19,7 +19,9 @@ func newLineage() *cobra.Command {
 func newLineageExport() *cobra.Command {
 	var format, key, trust, out string
 	cmd := operatorCommand("export EXEC --format FORMAT", "Export who let an execution run, on what, and how it ended", `Export the lineage of an execution from the domain's log: the decision it rests
-on, its admission, renewals and end, and the executions that led to it.
+on, its admission, renewals and end, and the executions that led to it. Digests of
+the workload and of its keeper are "measured" when an entry of the node's IMA list,
+proven by a quote of PCR 10, names them, else "asserted": the keeper's word alone.
 
 native        Writ's own JSON, parents included
 in-toto       a SLSA Verification Summary in a DSSE envelope, signed with --key

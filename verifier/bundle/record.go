@@ -77,6 +77,11 @@ type Token struct {
 	Level    string `json:"level"`
 	Epoch    uint64 `json:"epoch"`
 	Base     uint64 `json:"base,omitempty"` // index of the entry of the token it was derived from
+
+	// On what the digests stand: appraisal.BasisMeasured or BasisAsserted; absent
+	// without the digest, and in records of old.
+	WorkloadBasis string `json:"wl_basis,omitempty"`
+	KeeperBasis   string `json:"keeper_basis,omitempty"`
 }
 
 // Reference is a reference set entering or gaining force.

@@ -241,7 +241,8 @@ func rests(b *Bundle, t *Trust, v *appraisal.Verdict, e *proven, c *token.Claims
 	}
 	w := &c.Writ
 	made := Token{ID: c.ID, Audience: c.Audience, Issued: c.IssuedAt, Expires: c.Expires, Seq: w.Seq, Prev: w.Prev, JKT: c.Confirm.JKT,
-		Exec: w.Execution, Parent: e.data.Token.Parent, Workload: w.Workload, Keeper: e.data.Token.Keeper, Level: w.Level, Epoch: w.Epoch}
+		Exec: w.Execution, Parent: e.data.Token.Parent, Workload: w.Workload, Keeper: e.data.Token.Keeper, Level: w.Level, Epoch: w.Epoch,
+		WorkloadBasis: e.data.Token.WorkloadBasis, KeeperBasis: e.data.Token.KeeperBasis}
 	sum := sha256.Sum256(b.Verdict)
 	jkt, keyErr := token.ThumbprintJWK(b.Input.Evidence.Item(evidence.BindKey).Content)
 	asked, askErr := b.Input.Evidence.Request()
@@ -258,6 +259,21 @@ func rests(b *Bundle, t *Trust, v *appraisal.Verdict, e *proven, c *token.Claims
 		return errors.New("the token is bound to another key than the one the quote binds")
 	case askErr != nil || asked.Audience != c.Audience || asked.R != c.Nonce || asked.Execution != w.Execution || asked.Workload != w.Workload || asked.Level != w.Level:
 		return errors.New("the token is not what the node asked for in its evidence")
+	}
+	return measured(b, v, e.data.Token)
+}
+
+// measured finds the digests in the proven part of the IMA list that the entry
+// says were measured.
+func measured(b *Bundle, v *appraisal.Verdict, t *Token) error {
+	var proven []byte
+	if v.Boot != nil && v.Boot.IMA != nil {
+		proven = b.Input.Evidence.Item(evidence.IMALog).Content[:v.Boot.IMA.Offset]
+	}
+	for _, d := range []struct{ name, digest, basis string }{{"workload", t.Workload, t.WorkloadBasis}, {"keeper", t.Keeper, t.KeeperBasis}} {
+		if d.basis == appraisal.BasisMeasured && appraisal.Basis(proven, d.digest) != d.basis {
+			return fmt.Errorf("the entry says that the %s %s was measured, but no proven entry of the IMA list names it", d.name, d.digest)
+		}
 	}
 	return nil
 }

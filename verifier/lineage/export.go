@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/crypto/blake2b"
 
+	"github.com/writ-attestation/writ/verifier/appraisal"
 	"github.com/writ-attestation/writ/verifier/bundle"
 )
 
@@ -79,6 +80,9 @@ func (l *Lineage) InToto(key ed25519.PrivateKey) ([]byte, error) {
 			InputAttestations: []resource{}, VerificationResult: "PASSED", VerifiedLevels: []string{"WRIT_LEGITIMATE", "WRIT_" + x.Level}, SLSAVersion: "1.0", Lineage: l,
 		},
 	}
+	if x.Basis == appraisal.BasisMeasured {
+		s.Predicate.VerifiedLevels = append(s.Predicate.VerifiedLevels, "WRIT_WORKLOAD_MEASURED")
+	}
 	if e, ok := x.find(Authorized); ok {
 		var d bundle.Decision
 		if err := json.Unmarshal(e.Data, &d); err != nil {
@@ -133,7 +137,7 @@ func (l *Lineage) EG0010() ([]byte, error) {
 		event := map[string]any{
 			"v": "1", "evt": egNames[e.Event], "op_id": x.ID, "seq": i + 1, "ts": timestamp(e.At),
 			"producer":  map[string]any{"service": "writ", "instance": l.Domain},
-			"payload":   map[string]any{"log_index": e.Index, "actor": e.Actor, "node": x.Node, "parent": x.Parent, "data": data},
+			"payload":   map[string]any{"log_index": e.Index, "actor": e.Actor, "node": x.Node, "parent": x.Parent, "workload": x.Workload, "workload_basis": x.Basis, "keeper": x.Keeper, "keeper_basis": x.KBasis, "data": data},
 			"prev_hash": prev, "prev_hash_b": prevB,
 		}
 		text, err := canonical(event)

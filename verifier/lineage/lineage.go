@@ -2,8 +2,8 @@
 // it run, on what evidence, how often that was renewed, and how it ended.
 //
 // It believes the leaves it is given: whoever wants proof checks them against
-// the log first. Digests of workloads are what the node asserted unless an
-// entry says otherwise; a parent may be an execution of another domain, of which
+// the log first. Digests of workload and keeper are measured where an entry says
+// that the kernel measured them into a quoted PCR, else asserted; a parent may be an execution of another domain, of which
 // this log knows the name alone.
 package lineage
 
@@ -14,6 +14,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/writ-attestation/writ/verifier/appraisal"
 	"github.com/writ-attestation/writ/verifier/bundle"
 	"github.com/writ-attestation/writ/verifier/ledger"
 )
@@ -45,7 +46,9 @@ type Execution struct {
 	Children []string `json:"children"`
 	Node     string   `json:"node"` // pseudonym in this domain's log
 	Workload string   `json:"workload,omitempty"`
-	Basis    string   `json:"workload_basis"` // "asserted": the node's word; "none"
+	Basis    string   `json:"workload_basis"` // "measured", "asserted" (the keeper's word alone), "none"
+	Keeper   string   `json:"keeper,omitempty"`
+	KBasis   string   `json:"keeper_basis"` // likewise
 	Level    string   `json:"level"`
 	Ended    bool     `json:"ended"`
 	Events   []Event  `json:"events"`
@@ -102,10 +105,7 @@ func (l *Log) Add(index uint64, leaf ledger.Leaf) error {
 func (l *Log) admit(node string, t *bundle.Token, base uint64, e Event) {
 	x := l.executions[t.Exec]
 	if x == nil {
-		x = &Execution{ID: t.Exec, Parent: t.Parent, Children: []string{}, Node: node, Workload: t.Workload, Basis: "none", Level: t.Level}
-		if t.Workload != "" {
-			x.Basis = "asserted"
-		}
+		x = &Execution{ID: t.Exec, Parent: t.Parent, Children: []string{}, Node: node, Workload: t.Workload, Basis: none, Keeper: t.Keeper, KBasis: none, Level: t.Level}
 		l.executions[t.Exec] = x
 		if d, ok := l.decisions[base]; ok {
 			d.Event = Authorized
@@ -119,8 +119,25 @@ func (l *Log) admit(node string, t *bundle.Token, base uint64, e Event) {
 		e.Event = Renewed
 	}
 	if x.Node == node { // the name of another node's run is not taken over
+		x.Basis, x.KBasis = better(x.Basis, x.Workload, t.Workload, t.WorkloadBasis), better(x.KBasis, x.Keeper, t.Keeper, t.KeeperBasis)
 		x.Events = append(x.Events, e)
 	}
+}
+
+// none: there is no digest to stand on anything.
+const none = "none"
+
+// better is the basis of a run's digest after a further token of it: the kernel
+// may measure the file only after the first token, so one that finds it measured
+// is enough, if it is for the same digest.
+func better(have, digest, now, basis string) string {
+	switch {
+	case digest == "" || digest != now || have == appraisal.BasisMeasured:
+		return have
+	case basis == appraisal.BasisMeasured:
+		return basis
+	}
+	return appraisal.BasisAsserted
 }
 
 func (l *Log) end(node string, s *bundle.Stop, e Event) {

@@ -1,0 +1,109 @@
+package verifier_test
+
+import (
+	"bytes"
+	"crypto/sha1"
+	"encoding/hex"
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/writ-attestation/writ/tpm"
+	"github.com/writ-attestation/writ/tpm/ima"
+	"github.com/writ-attestation/writ/verifier/appraisal"
+	"github.com/writ-attestation/writ/verifier/bundle"
+	"github.com/writ-attestation/writ/verifier/ledger"
+)
+
+// TestAssertedIsNotMeasured: a workload counts as measured only when an entry
+// under the quoted PCR 10 names its digest, whatever the node says; and a bundle
+// whose entry says otherwise does not hold.
+func TestAssertedIsNotMeasured(t *testing.T) {
+	t.Parallel()
+	d, n := ready(t)
+	l, err := ima.Parse(n.list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var known string
+	for _, e := range l.Entries[1:] {
+		if e.FileAlg == tpm.AlgSHA256 && !e.Violation {
+			known = "sha256:" + hex.EncodeToString(e.FileDigest)
+		}
+	}
+	invented := "sha256:" + strings.Repeat("ab", 32)
+	recorded := func(index int64) bundle.Token {
+		t.Helper()
+		raw, err := d.log.Entry(ctx, uint64(index))
+		if err != nil {
+			t.Fatal(err)
+		}
+		leaf, err := ledger.ParseLeaf(raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out bundle.Token
+		if leaf.Kind != bundle.Admitted {
+			var dec bundle.Decision
+			err = json.Unmarshal(leaf.Data, &dec)
+			out = *dec.Token
+		} else {
+			err = json.Unmarshal(leaf.Data, &out)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	s := d.shot(n)
+	s.req.Workload, s.req.Keeper = known, invented
+	base := d.claims(d.mustGrantShot(n, s).Token)
+	if r := recorded(base.Writ.Log.Index); r.WorkloadBasis != appraisal.BasisMeasured || r.KeeperBasis != appraisal.BasisAsserted {
+		t.Errorf("decision: %+v", r)
+	}
+	b, err := d.Bundle(ctx, n.id, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := bundle.Verify(b, d.trust()); r.Result != bundle.ResultVerified {
+		t.Errorf("bundle: %s: %+v", r.Result, r.Checks)
+	}
+	for id, c := range map[string]struct{ wl, basis string }{"one": {known, appraisal.BasisMeasured}, "two": {invented, appraisal.BasisAsserted}, "three": {"", ""}} {
+		req := request(d, id)
+		req.Workload = c.wl
+		g, err := d.Token(ctx, base, req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r := recorded(d.claims(g.Token).Writ.Log.Index); r.WorkloadBasis != c.basis {
+			t.Errorf("workload %q: %q, want %q", c.wl, r.WorkloadBasis, c.basis)
+		}
+	}
+	// What follows the quoted prefix is the node's word.
+	list := n.list
+	n.list = append(list[:len(list):len(list)], entryOf(t, list, invented)...)
+	s = d.shot(n)
+	s.req.Workload = invented
+	base = d.claims(d.mustGrantShot(n, s).Token)
+	if r := recorded(base.Writ.Log.Index); r.WorkloadBasis != appraisal.BasisAsserted {
+		t.Errorf("an entry behind the proven prefix: %+v", r)
+	}
+}
+
+// entryOf is the last record of a list, naming another digest.
+func entryOf(t *testing.T, list []byte, digest string) []byte {
+	t.Helper()
+	l, err := ima.Parse(list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := l.Entries[len(l.Entries)-1]
+	sum, err := hex.DecodeString(strings.TrimPrefix(digest, "sha256:"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := bytes.Replace(e.Data, e.FileDigest, sum, 1)
+	template := sha1.Sum(data)
+	record := bytes.Replace(list[e.Offset:e.End], e.Data, data, 1)
+	return bytes.Replace(record, e.TemplateHash, template[:], 1)
+}
