@@ -23,8 +23,16 @@ const imaPCR = 10
 // Logs says where the kernel keeps the measurement logs; an empty path or a
 // missing file is a log the node does not have.
 type Logs struct {
-	Event string // binary_bios_measurements
-	IMA   string // binary_runtime_measurements
+	Event string  // binary_bios_measurements
+	IMA   string  // binary_runtime_measurements
+	Bank  tpm.Alg // the PCR bank to quote, which they are replayed in; 0 is SHA-256
+}
+
+func (l Logs) bank() tpm.Alg {
+	if l.Bank == 0 {
+		return tpm.AlgSHA256
+	}
+	return l.Bank
 }
 
 // DefaultLogs are the places Linux uses.
@@ -58,14 +66,14 @@ func (q *quoter) load() (err error) {
 // quote has the TPM sign. Keys that were loaded are gone when the machine slept:
 // then the key is made again, once.
 func (q *quoter) quote(extraData []byte) (attest, sig []byte, err error) {
-	attest, sig, err = q.ak.Quote(extraData, PCRs)
+	attest, sig, err = q.ak.QuoteBank(q.logs.bank(), extraData, PCRs)
 	if no := (*device.NoTPMError)(nil); err == nil || errors.As(err, &no) {
 		return attest, sig, err
 	}
 	if err := errors.Join(q.ak.Close(), q.load()); err != nil {
 		return nil, nil, err
 	}
-	return q.ak.Quote(extraData, PCRs)
+	return q.ak.QuoteBank(q.logs.bank(), extraData, PCRs)
 }
 
 // position is a place in the IMA list.
@@ -128,7 +136,7 @@ func (q *quoter) take(ev *evidence.Evidence, p evidence.Purpose, node string, no
 	if err := q.explain(quoted, list); err != nil {
 		return err
 	}
-	ev.Quote = evidence.Quote{Node: node, Nonce: nonce[:], Attest: attest, Signature: sig, Bank: tpm.AlgSHA256, Values: q.values}
+	ev.Quote = evidence.Quote{Node: node, Nonce: nonce[:], Attest: attest, Signature: sig, Bank: q.logs.bank(), Values: q.values}
 	if len(list) > 0 {
 		ev.Set(evidence.IMALog, evidence.Item{Content: list})
 	}
@@ -151,7 +159,7 @@ func (q *quoter) explain(quoted *tpm.Quote, list []byte) error {
 	if q.values != nil && q.search(quoted, list) {
 		return nil
 	}
-	values, err := q.tpm.PCRs(tpm.AlgSHA256, PCRs)
+	values, err := q.tpm.PCRs(q.logs.bank(), PCRs)
 	if err != nil {
 		return fmt.Errorf("reading PCRs: %w", err)
 	}
@@ -166,7 +174,7 @@ func (q *quoter) explain(quoted *tpm.Quote, list []byte) error {
 func (q *quoter) search(quoted *tpm.Quote, list []byte) bool {
 	pos := q.proven
 	if pos.pcr == nil {
-		pos.pcr = make([]byte, tpm.AlgSHA256.Size())
+		pos.pcr = make([]byte, q.logs.bank().Size())
 	}
 	if pos.offset > int64(len(list)) {
 		return false
@@ -184,7 +192,7 @@ func (q *quoter) search(quoted *tpm.Quote, list []byte) bool {
 	if err != nil {
 		return false
 	}
-	r := ima.Resume(tpm.AlgSHA256, pos.pcr)
+	r := ima.Resume(q.logs.bank(), pos.pcr)
 	for i := range l.Entries {
 		e := &l.Entries[i]
 		r.Extend(e)

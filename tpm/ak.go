@@ -30,7 +30,8 @@ func akParameters() *Public {
 		typ:     algECC,
 		nameAlg: AlgSHA256,
 		attrs:   attrResident | attrUserWithAuth | attrNoDA | attrRestricted | attrSign,
-		signs:   true,
+		scheme:  algECDSA,
+		hash:    AlgSHA256,
 		curve:   curveP256,
 	}
 }

@@ -29,7 +29,7 @@ var (
 // at it chains to one of roots, by way of intermediates, and has the form of
 // the TCG EK Credential Profile: extended key usage 2.23.133.8.1, a subject
 // alternative name that names the TPM's maker, not a CA, a key of RSA-2048,
-// P-256 or P-384. Nothing else is trusted: no roots, or a zero at, is an error,
+// RSA-3072, P-256 or P-384. Nothing else is trusted: no roots, or a zero at, is an error,
 // never the system's roots or the present.
 //
 // The certificate says nothing of who sent it: see [CheckEK] and [MakeCredential].
@@ -45,7 +45,7 @@ func CheckEKCertificate(der []byte, roots, intermediates []*x509.Certificate, at
 // certificate to a root. At every time within all of their validities the same
 // chain holds, so the check need not be repeated there.
 func EKChain(der []byte, roots, intermediates []*x509.Certificate, at time.Time) ([]*x509.Certificate, error) {
-	c, err := x509.ParseCertificate(der)
+	c, err := ParseCertificate(der)
 	if err != nil {
 		return nil, fmt.Errorf("checking EK certificate: %w", err)
 	}
@@ -75,17 +75,17 @@ func checkEKForm(c *x509.Certificate) error {
 	c.PublicKey = publicKey(c)
 	switch k := c.PublicKey.(type) {
 	case *rsa.PublicKey:
-		if k.N.BitLen() == 2048 {
+		if n := k.N.BitLen(); n == 2048 || n == 3072 {
 			return nil
 		}
-		return fmt.Errorf("RSA key of %d bits, want 2048", k.N.BitLen())
+		return fmt.Errorf("RSA key of %d bits, want 2048 or 3072", k.N.BitLen())
 	case *ecdsa.PublicKey:
 		if k.Curve == elliptic.P256() || k.Curve == elliptic.P384() {
 			return nil
 		}
 		return fmt.Errorf("key on curve %s, want P-256 or P-384", k.Curve.Params().Name)
 	}
-	return fmt.Errorf("key of an unknown kind (%s), want RSA-2048, P-256 or P-384", c.PublicKeyAlgorithm)
+	return fmt.Errorf("key of an unknown kind (%s), want RSA-2048, RSA-3072, P-256 or P-384", c.PublicKeyAlgorithm)
 }
 
 func verifyEKChain(c *x509.Certificate, roots, intermediates []*x509.Certificate, at time.Time) ([]*x509.Certificate, error) {

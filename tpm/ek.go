@@ -39,8 +39,9 @@ var ekTemplates = []struct {
 	{"L-2", 0x01c0000a, Public{typ: algECC, nameAlg: AlgSHA256, attrs: attrEKLow, policy: unhex(policyA), aesBits: 128, curve: curveP256}, []int{32, 32}},
 	{"H-2", 0x01c00014, Public{typ: algECC, nameAlg: AlgSHA256, attrs: attrEKHigh, policy: unhex(policyBSHA256), aesBits: 128, curve: curveP256}, []int{0, 0}},
 	{"H-3", 0x01c00016, Public{typ: algECC, nameAlg: AlgSHA384, attrs: attrEKHigh, policy: unhex(policyBSHA384), aesBits: 256, curve: curveP384}, []int{0, 0}},
-	{"L-1", 0x01c00002, Public{typ: algRSA, nameAlg: AlgSHA256, attrs: attrEKLow, policy: unhex(policyA), aesBits: 128}, []int{256}},
-	{"H-1", 0x01c00012, Public{typ: algRSA, nameAlg: AlgSHA256, attrs: attrEKHigh, policy: unhex(policyBSHA256), aesBits: 128}, []int{0}},
+	{"L-1", 0x01c00002, Public{typ: algRSA, nameAlg: AlgSHA256, attrs: attrEKLow, policy: unhex(policyA), aesBits: 128, bits: 2048}, []int{256}},
+	{"H-1", 0x01c00012, Public{typ: algRSA, nameAlg: AlgSHA256, attrs: attrEKHigh, policy: unhex(policyBSHA256), aesBits: 128, bits: 2048}, []int{0}},
+	{"H-6", 0x01c0001c, Public{typ: algRSA, nameAlg: AlgSHA384, attrs: attrEKHigh, policy: unhex(policyBSHA384), aesBits: 256, bits: 3072}, []int{0}},
 }
 
 func unhex(s string) []byte {
@@ -52,7 +53,7 @@ func unhex(s string) []byte {
 }
 
 // EKTemplates returns the templates of keys a node may be known by, in the order
-// of preference: P-256, P-384, then RSA-2048.
+// of preference: P-256, P-384, RSA-2048, RSA-3072.
 func EKTemplates() []EKTemplate {
 	out := make([]EKTemplate, 0, len(ekTemplates))
 	for _, t := range ekTemplates {
@@ -73,7 +74,7 @@ func (p *Public) template() (label string, err error) {
 			return t.label, nil
 		}
 	}
-	return "", errors.New("public area equals no default EK template (L-1, L-2, H-1, H-2, H-3) apart from the key")
+	return "", errors.New("public area equals no default EK template (L-1, L-2, H-1, H-2, H-3, H-6) apart from the key")
 }
 
 // NodeID returns the name of the node whose TPM holds ek: the first 16 bytes of

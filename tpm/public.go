@@ -9,6 +9,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/big"
+	"slices"
 )
 
 // Bits of TPMA_OBJECT (Part 2, 8.3).
@@ -28,7 +29,7 @@ const (
 )
 
 // Public is the public area of a TPM key, TPMT_PUBLIC (Part 2, 12.2.4): RSA
-// with 2048 bits, or ECC over P-256 or P-384. [ParsePublic] makes it and it
+// with 2048 or 3072 bits, or ECC over P-256 or P-384. [ParsePublic] makes it and it
 // does not change afterwards; the zero value is no key and every check refuses
 // it.
 type Public struct {
@@ -37,7 +38,9 @@ type Public struct {
 	attrs   uint32
 	policy  []byte // authPolicy digest, may be empty
 	aesBits uint16 // AES-CFB key bits of a storage key, 0 for none
-	signs   bool   // scheme RSASSA or ECDSA with SHA-256; else none
+	scheme  uint16 // algRSASSA, algRSAPSS or algECDSA; 0 for none
+	hash    Alg    // of the scheme: SHA-256 or SHA-384
+	bits    uint16 // RSA: 2048 or 3072
 	exp     uint32 // RSA exponent as written: 0 stands for 65537
 	curve   uint16
 	n       []byte // RSA modulus
@@ -80,17 +83,18 @@ func ParsePublic(b []byte) (*Public, error) {
 // readRSA reads TPMS_RSA_PARMS and the modulus (Part 2, 12.2.3.5, 11.2.4.5).
 func (p *Public) readRSA(r *reader) {
 	p.readSymmetric(r)
-	p.readScheme(r, algRSASSA)
-	if bits := r.u16("keyBits"); r.err == nil && bits != 2048 {
-		r.fail("RSA key of %d bits, want 2048", bits)
+	p.readScheme(r, algRSASSA, algRSAPSS)
+	if p.bits = r.u16("keyBits"); r.err == nil && p.bits != 2048 && p.bits != 3072 {
+		r.fail("RSA key of %d bits, want 2048 or 3072", p.bits)
 	}
 	p.exp = r.u32("exponent")
 	if p.exp != 0 && p.exp != 65537 {
 		r.fail("RSA exponent %d, want 65537", p.exp)
 	}
-	p.n = r.sized(256, "RSA modulus")
-	if r.err == nil && (len(p.n) != 256 || p.n[0] < 0x80 || p.n[255]&1 == 0) {
-		r.fail("RSA modulus is not an odd number of 2048 bits")
+	size := int(p.bits) / 8
+	p.n = r.sized(size, "RSA modulus")
+	if r.err == nil && (len(p.n) != size || p.n[0] < 0x80 || p.n[size-1]&1 == 0) {
+		r.fail("RSA modulus is not an odd number of %d bits", p.bits)
 	}
 	if r.err == nil {
 		p.key = &rsa.PublicKey{N: new(big.Int).SetBytes(p.n), E: 65537}
@@ -154,21 +158,21 @@ func (p *Public) readSymmetric(r *reader) {
 	}
 }
 
-// readScheme reads a TPMT_RSA_SCHEME or TPMT_ECC_SCHEME: none, or want with
-// SHA-256 (Part 2, 11.2.4.2 and 11.2.5.6).
-func (p *Public) readScheme(r *reader, want uint16) {
+// readScheme reads a TPMT_RSA_SCHEME or TPMT_ECC_SCHEME: none, or one of want
+// with SHA-256 or SHA-384 (Part 2, 11.2.4.2 and 11.2.5.6).
+func (p *Public) readScheme(r *reader, want ...uint16) {
 	scheme := r.u16("scheme")
 	if scheme == algNull || r.err != nil {
 		return
 	}
-	if scheme != want {
-		r.fail("scheme 0x%04x, want 0x%04x or none (0x0010)", scheme, want)
+	if !slices.Contains(want, scheme) {
+		r.fail("scheme 0x%04x, want %#04x or none (0x0010)", scheme, want)
 		return
 	}
-	if hash := Alg(r.u16("scheme hash")); r.err == nil && hash != AlgSHA256 {
-		r.fail("scheme with hash %s, want sha256", hash)
+	if p.hash = Alg(r.u16("scheme hash")); r.err == nil && p.hash != AlgSHA256 && p.hash != AlgSHA384 {
+		r.fail("scheme with hash %s, want sha256 or sha384", p.hash)
 	}
-	p.signs = true
+	p.scheme = scheme
 }
 
 // Marshal is the inverse of [ParsePublic].
@@ -191,18 +195,13 @@ func (p *Public) appendParameters(b []byte) []byte {
 	} else {
 		b = u16(u16(u16(b, algAES), p.aesBits), algCFB)
 	}
-	scheme := uint16(algNull)
-	if p.signs && p.typ == algRSA {
-		scheme = algRSASSA
-	} else if p.signs {
-		scheme = algECDSA
-	}
-	b = u16(b, scheme)
-	if p.signs {
-		b = u16(b, uint16(AlgSHA256))
+	if p.scheme == 0 {
+		b = u16(b, algNull)
+	} else {
+		b = u16(u16(b, p.scheme), uint16(p.hash))
 	}
 	if p.typ == algRSA {
-		return binary.BigEndian.AppendUint32(u16(b, 2048), p.exp)
+		return binary.BigEndian.AppendUint32(u16(b, p.bits), p.exp)
 	}
 	return u16(u16(b, p.curve), algNull)
 }
@@ -221,10 +220,8 @@ func (p *Public) checkSigning() error {
 	switch {
 	case p.attrs&(want|attrDecrypt) != want:
 		return fmt.Errorf("key with attributes 0x%08x is no attestation key, want fixedTPM, fixedParent, sensitiveDataOrigin, restricted and sign, not decrypt", p.attrs)
-	case !p.signs:
-		return fmt.Errorf("key has no signature scheme, want RSASSA or ECDSA with sha256")
-	case p.typ == algECC && p.curve != curveP256:
-		return fmt.Errorf("attestation key on curve 0x%04x, want P-256 (0x0003)", p.curve)
+	case p.scheme == 0:
+		return fmt.Errorf("key has no signature scheme, want RSASSA, RSAPSS or ECDSA with sha256 or sha384")
 	}
 	return nil
 }

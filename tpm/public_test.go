@@ -150,7 +150,7 @@ func TestMalformedPublic(t *testing.T) {
 		{"P-521", patch(ecc, 16, 0x00, 0x05), "curve 0x0005"},
 		{"off the curve", patch(ecc, 30, 0xff), "not on curve"},
 		{"short x", append(append(bytes.Clone(ecc[:20]), 0, 31), ecc[23:]...), "31 and 32 bytes"},
-		{"RSA-PSS", patch(rsa, 12, 0x00, 0x16), "scheme 0x0016"},
+		{"RSAES", patch(rsa, 12, 0x00, 0x15), "scheme 0x0015"},
 		{"RSA-1024", patch(rsa, 16, 0x04, 0x00), "1024 bits"},
 		{"exponent 3", patch(rsa, 18, 0, 0, 0, 3), "exponent 3"},
 		{"even modulus", patch(rsa, len(rsa)-1, 2), "not an odd number"},

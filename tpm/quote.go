@@ -3,6 +3,7 @@ package tpm
 import (
 	"bytes"
 	"crypto/sha256"
+	"crypto/sha512"
 	"encoding/binary"
 	"fmt"
 	"math/bits"
@@ -37,12 +38,12 @@ type Quote struct {
 	Firmware     uint64 // firmware version, vendor's own format
 	Bank         Alg    // the one bank of the selection
 	PCRs         []int  // selected PCRs, ascending; may be empty
-	PCRDigest    []byte // SHA-256 over the selected PCRs' values in that order
+	PCRDigest    []byte // over the selected PCRs' values in that order, with the hash of the key's scheme: SHA-256 or SHA-384
 }
 
 // ParseQuote reads a TPMS_ATTEST. It refuses a wrong magic, any other type,
-// more or fewer banks than one, a PCR digest that is not SHA-256, a second
-// encoding and trailing bytes. The quote does not share memory with attest.
+// more or fewer banks than one, a PCR digest that is neither SHA-256 nor SHA-384,
+// a second encoding and trailing bytes. The quote does not share memory with attest.
 func ParseQuote(attest []byte) (*Quote, error) {
 	r := &reader{b: bytes.Clone(attest)}
 	q, err := readQuote(r)
@@ -73,9 +74,9 @@ func readQuote(r *reader) (*Quote, error) {
 	q.Safe = safe == 1
 	q.Firmware = r.u64("firmwareVersion")
 	q.Bank, q.PCRs = readSelection(r)
-	q.PCRDigest = r.sized(sha256.Size, "pcrDigest")
-	if r.err == nil && len(q.PCRDigest) != sha256.Size {
-		r.fail("PCR digest of %d bytes, want the %d of SHA-256", len(q.PCRDigest), sha256.Size)
+	q.PCRDigest = r.sized(sha512.Size384, "pcrDigest")
+	if n := len(q.PCRDigest); r.err == nil && n != sha256.Size && n != sha512.Size384 {
+		r.fail("PCR digest of %d bytes, want the %d of SHA-256 or the %d of SHA-384", n, sha256.Size, sha512.Size384)
 	}
 	return q, r.end()
 }
@@ -149,6 +150,9 @@ func CheckPCRs(q *Quote, values map[int][]byte) error {
 		return fmt.Errorf("checking PCRs: the quote selects none")
 	}
 	h := sha256.New()
+	if len(q.PCRDigest) == sha512.Size384 {
+		h = sha512.New384()
+	}
 	for _, i := range q.PCRs {
 		v, ok := values[i]
 		if !ok {

@@ -1,40 +1,38 @@
 package tpm
 
 import (
-	"crypto"
 	"crypto/ecdsa"
 	"crypto/rsa"
-	"crypto/sha256"
+	"crypto/sha512"
 	"errors"
 	"fmt"
 	"math/big"
 )
 
-// signature is a TPMT_SIGNATURE (Part 2, 11.3.4) of one of the two kinds that
-// are accepted: RSASSA with SHA-256 and 2048 bits, ECDSA P-256 with SHA-256.
+// signature is a TPMT_SIGNATURE (Part 2, 11.3.4) of one of the kinds that are
+// accepted: RSASSA, RSAPSS or ECDSA, with SHA-256 or SHA-384.
 type signature struct {
-	alg  uint16 // algRSASSA or algECDSA
-	rsa  []byte // 256 bytes
-	r, s []byte // up to 32 bytes each, as the TPM wrote them
+	alg  uint16 // algRSASSA, algRSAPSS or algECDSA
+	hash Alg
+	rsa  []byte // up to 384 bytes
+	r, s []byte // up to 48 bytes each, as the TPM wrote them
 }
 
 func parseSignature(b []byte) (*signature, error) {
 	r := &reader{b: b}
 	sig := &signature{alg: r.u16("signature scheme")}
-	if r.err == nil && sig.alg != algRSASSA && sig.alg != algECDSA {
-		r.fail("scheme 0x%04x, want RSASSA (0x0014) or ECDSA (0x0018)", sig.alg)
+	if r.err == nil && sig.alg != algRSASSA && sig.alg != algRSAPSS && sig.alg != algECDSA {
+		r.fail("scheme 0x%04x, want RSASSA (0x0014), RSAPSS (0x0016) or ECDSA (0x0018)", sig.alg)
 	}
-	if hash := Alg(r.u16("signature hash")); r.err == nil && hash != AlgSHA256 {
-		r.fail("hash %s, want sha256", hash)
+	sig.hash = Alg(r.u16("signature hash"))
+	if r.err == nil && sig.hash != AlgSHA256 && sig.hash != AlgSHA384 {
+		r.fail("hash %s, want sha256 or sha384", sig.hash)
 	}
-	if sig.alg == algRSASSA {
-		sig.rsa = r.sized(256, "RSA signature")
-		if r.err == nil && len(sig.rsa) != 256 {
-			r.fail("RSA signature of %d bytes, want 256", len(sig.rsa))
-		}
+	if sig.alg == algECDSA {
+		sig.r = r.sized(48, "signature R")
+		sig.s = r.sized(48, "signature S")
 	} else {
-		sig.r = r.sized(32, "signature R")
-		sig.s = r.sized(32, "signature S")
+		sig.rsa = r.sized(384, "RSA signature")
 	}
 	if err := r.end(); err != nil {
 		return nil, fmt.Errorf("parsing signature: %w", err)
@@ -42,28 +40,52 @@ func parseSignature(b []byte) (*signature, error) {
 	return sig, nil
 }
 
-// verify checks sig over the SHA-256 of msg.
-func (sig *signature) verify(key crypto.PublicKey, msg []byte) error {
-	sum := sha256.Sum256(msg)
-	switch k := key.(type) {
+// verify checks sig over msg. It must be of the very scheme the key was made
+// for: a restricted key signs with no other.
+func (p *Public) verify(sig *signature, msg []byte) error {
+	switch {
+	case p.typ == algRSA && sig.alg == algECDSA:
+		return errors.New("ECDSA signature for an RSA key")
+	case p.typ == algECC && sig.alg != algECDSA:
+		return errors.New("RSA signature for an ECC key")
+	case sig.alg != p.scheme:
+		return fmt.Errorf("signature of scheme 0x%04x, the key signs with 0x%04x", sig.alg, p.scheme)
+	case sig.hash != p.hash:
+		return fmt.Errorf("signature with hash %s, the key signs with %s", sig.hash, p.hash)
+	}
+	var room [sha512.Size384]byte
+	sum, _ := sig.hash.AppendSum(room[:0], msg)
+	switch k := p.key.(type) {
 	case *rsa.PublicKey:
-		if sig.alg != algRSASSA {
-			return errors.New("ECDSA signature for an RSA key")
-		}
-		if err := rsa.VerifyPKCS1v15(k, crypto.SHA256, sum[:], sig.rsa); err != nil {
-			return errors.New("RSA signature does not match")
-		}
-		return nil
+		return sig.verifyRSA(k, sum)
 	case *ecdsa.PublicKey:
-		if sig.alg != algECDSA {
-			return errors.New("RSA signature for an ECC key")
+		if size := len(p.x); len(sig.r) > size || len(sig.s) > size {
+			return fmt.Errorf("signature R and S of %d and %d bytes, at most %d each", len(sig.r), len(sig.s), size)
 		}
-		if !ecdsa.Verify(k, sum[:], new(big.Int).SetBytes(sig.r), new(big.Int).SetBytes(sig.s)) {
+		if !ecdsa.Verify(k, sum, new(big.Int).SetBytes(sig.r), new(big.Int).SetBytes(sig.s)) {
 			return errors.New("ECDSA signature does not match")
 		}
 		return nil
 	}
-	return fmt.Errorf("key of type %T cannot sign quotes", key)
+	return fmt.Errorf("key of type %T cannot sign quotes", p.key)
+}
+
+// verifyRSA accepts any salt in RSAPSS: TPMs differ in its length (Part 1, B.7).
+func (sig *signature) verifyRSA(k *rsa.PublicKey, sum []byte) error {
+	if len(sig.rsa) != k.Size() {
+		return fmt.Errorf("RSA signature of %d bytes, want %d", len(sig.rsa), k.Size())
+	}
+	hash, _ := sig.hash.Hash()
+	var err error
+	if sig.alg == algRSAPSS {
+		err = rsa.VerifyPSS(k, hash, sum, sig.rsa, &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthAuto})
+	} else {
+		err = rsa.VerifyPKCS1v15(k, hash, sum, sig.rsa)
+	}
+	if err != nil {
+		return errors.New("RSA signature does not match")
+	}
+	return nil
 }
 
 // VerifyQuote checks that p, a key that signs only what its TPM made, signed
@@ -77,8 +99,12 @@ func (p *Public) VerifyQuote(attest, sig []byte) (*Quote, error) {
 	if err != nil {
 		return nil, fmt.Errorf("verifying quote: %w", err)
 	}
-	if err := s.verify(p.key, attest); err != nil {
+	if err := p.verify(s, attest); err != nil {
 		return nil, fmt.Errorf("verifying quote: %w", err)
 	}
-	return ParseQuote(attest)
+	q, err := ParseQuote(attest)
+	if err == nil && len(q.PCRDigest) != p.hash.Size() {
+		return nil, fmt.Errorf("verifying quote: PCR digest of %d bytes, a key that signs with %s makes %d", len(q.PCRDigest), p.hash, p.hash.Size())
+	}
+	return q, err
 }

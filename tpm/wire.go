@@ -12,6 +12,7 @@ const (
 	algAES    = 0x0006
 	algNull   = 0x0010
 	algRSASSA = 0x0014
+	algRSAPSS = 0x0016
 	algECDSA  = 0x0018
 	algECC    = 0x0023
 	algCFB    = 0x0043

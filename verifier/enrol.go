@@ -7,11 +7,13 @@ import (
 	"crypto/subtle"
 	"crypto/x509"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"time"
 
 	"github.com/writ-attestation/writ/tpm"
+	"github.com/writ-attestation/writ/tpm/ekroots"
 	"github.com/writ-attestation/writ/verifier/bundle"
 	"github.com/writ-attestation/writ/verifier/keys"
 	"github.com/writ-attestation/writ/verifier/ledger"
@@ -38,10 +40,11 @@ type joinToken struct {
 
 // enrollment is the stored half of an activation: one try, a minute.
 type enrollment struct {
-	Request protocol.EnrollRequest `json:"request"` // without the join token's secret
-	Join    string                 `json:"join"`    // id
-	Secret  string                 `json:"secret"`  // hexadecimal SHA-256 over the secrets in order
-	Known   bool                   `json:"known"`   // every EK certificate chains to a configured root
+	Request protocol.EnrollRequest `json:"request"`           // without the join token's secret
+	Join    string                 `json:"join"`              // id
+	Secret  string                 `json:"secret"`            // hexadecimal SHA-256 over the secrets in order
+	Known   bool                   `json:"known"`             // every EK certificate chains to a configured root
+	Unknown string                 `json:"unknown,omitempty"` // why not
 	Expires int64                  `json:"expires"`
 }
 
@@ -56,7 +59,7 @@ func (s *Service) Enroll(ctx context.Context, req protocol.EnrollRequest) (*prot
 	if err != nil {
 		return nil, err
 	}
-	ak, known, err := s.checkKeys(&req, now)
+	ak, unknown, err := s.checkKeys(&req, now)
 	if err != nil {
 		return nil, err
 	}
@@ -84,7 +87,7 @@ func (s *Service) Enroll(ctx context.Context, req protocol.EnrollRequest) (*prot
 	}
 	out.ID = hex.EncodeToString(id)
 	req.JoinToken = ""
-	e := enrollment{Request: req, Join: join.ID, Secret: hex.EncodeToString(all.Sum(nil)), Known: known, Expires: out.Expires.Unix()}
+	e := enrollment{Request: req, Join: join.ID, Secret: hex.EncodeToString(all.Sum(nil)), Known: unknown == "", Unknown: unknown, Expires: out.Expires.Unix()}
 	stale, err := s.staleEnrollments(ctx, now)
 	if err != nil {
 		return nil, err
@@ -148,48 +151,72 @@ func (j *joinToken) usable(now time.Time) error {
 }
 
 // checkKeys holds the AK against our template and every EK against its
-// certificate; known says whether the makers of all of them are configured.
-func (s *Service) checkKeys(req *protocol.EnrollRequest, now time.Time) (ak *tpm.Public, known bool, err error) {
+// certificate; unknown says why the maker of one of them is not confirmed.
+func (s *Service) checkKeys(req *protocol.EnrollRequest, now time.Time) (ak *tpm.Public, unknown string, err error) {
 	ak, err = tpm.ParsePublic(req.AK)
 	if err == nil {
 		err = tpm.CheckAK(ak, s.cfg.Domain, req.Generation)
 	}
 	if err != nil {
-		return nil, false, protocol.Refuse(protocol.EnrollmentRefused, "the attestation key: %v", err)
+		return nil, "", protocol.Refuse(protocol.EnrollmentRefused, "the attestation key: %v", err)
 	}
 	if len(req.EKs) == 0 || len(req.EKs) > maxEKs {
-		return nil, false, protocol.Refuse(protocol.EnrollmentRefused, "expected 1 to %d endorsement keys, found %d", maxEKs, len(req.EKs))
+		return nil, "", protocol.Refuse(protocol.EnrollmentRefused, "expected 1 to %d endorsement keys, found %d", maxEKs, len(req.EKs))
 	}
-	known = true
 	seen := map[string]bool{}
 	for i, ek := range req.EKs {
 		pub, err := tpm.ParsePublic(ek.Public)
 		if err != nil {
-			return nil, false, protocol.Refuse(protocol.EnrollmentRefused, "EK %d: %v", i, err)
+			return nil, "", protocol.Refuse(protocol.EnrollmentRefused, "EK %d: %v", i, err)
 		}
-		cert, err := x509.ParseCertificate(ek.Certificate)
+		cert, err := tpm.ParseCertificate(ek.Certificate)
 		if err != nil {
-			return nil, false, protocol.Refuse(protocol.EnrollmentRefused, "EK %d: reading its certificate: %v", i, err)
+			return nil, "", protocol.Refuse(protocol.EnrollmentRefused, "EK %d: reading its certificate: %v", i, err)
 		}
 		if err := tpm.CheckEK(pub, cert); err != nil {
-			return nil, false, protocol.Refuse(protocol.EnrollmentRefused, "EK %d: %v", i, err)
+			return nil, "", protocol.Refuse(protocol.EnrollmentRefused, "EK %d: %v", i, err)
 		}
 		if seen[ekID(ek)] {
-			return nil, false, protocol.Refuse(protocol.EnrollmentRefused, "EK %d is presented twice", i)
+			return nil, "", protocol.Refuse(protocol.EnrollmentRefused, "EK %d is presented twice", i)
 		}
 		seen[ekID(ek)] = true
-		if _, err := tpm.CheckEKCertificate(ek.Certificate, parseCerts(s.roots), parseCerts(ek.Chain), now); err != nil {
-			known = false // the node can still be approved by hand
+		if err := s.endorse(&req.EKs[i], now); err != nil && unknown == "" {
+			unknown = fmt.Sprintf("EK %d: %v", i, err) // the node can still be approved by hand
 		}
 	}
-	return ak, known, nil
+	return ak, unknown, nil
+}
+
+// endorse confirms the maker of an EK. What the TPM does not carry of its chain
+// comes from the bundle's intermediates and is kept with the node, so that its
+// later appraisals rest on the same certificates.
+func (s *Service) endorse(ek *protocol.EK, now time.Time) error {
+	given := append(parseCerts(ek.Chain), parseCerts(s.cfg.EKIntermediates)...)
+	chain, err := tpm.EKChain(ek.Certificate, parseCerts(s.roots), given, now)
+	if unknown := (x509.UnknownAuthorityError{}); errors.As(err, &unknown) && s.cfg.EKVendors != "" {
+		cert, parseErr := tpm.ParseCertificate(ek.Certificate)
+		if parseErr != nil {
+			return parseErr
+		}
+		if why := ekroots.Absent(cert); why != "" {
+			return errors.New(why)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	ek.Chain = nil
+	for _, c := range chain[1 : len(chain)-1] {
+		ek.Chain = append(ek.Chain, c.Raw)
+	}
+	return nil
 }
 
 // ekID identifies an endorsement key by the key its certificate certifies
 // (hexadecimal SHA-256 of the SubjectPublicKeyInfo): a public area around the
 // same key can be written in several ways, and none of them is another TPM.
 func ekID(ek protocol.EK) string {
-	cert, err := x509.ParseCertificate(ek.Certificate)
+	cert, err := tpm.ParseCertificate(ek.Certificate)
 	if err != nil {
 		return hexSum(ek.Certificate) // never stored: checkKeys has refused it
 	}
@@ -199,7 +226,7 @@ func ekID(ek protocol.EK) string {
 func parseCerts(der [][]byte) []*x509.Certificate {
 	var out []*x509.Certificate
 	for _, d := range der {
-		if c, err := x509.ParseCertificate(d); err == nil {
+		if c, err := tpm.ParseCertificate(d); err == nil {
 			out = append(out, c)
 		}
 	}
@@ -275,7 +302,7 @@ func (s *Service) enrol(ctx context.Context, key ledger.Key, e *enrollment) (*pr
 	if err != nil {
 		return nil, err
 	}
-	return &protocol.Enrolled{Node: id, Status: n.Status, Class: n.Class, Subject: s.NodeSubject(id), Receipt: receipts[0].Proof}, nil
+	return &protocol.Enrolled{Node: id, Status: n.Status, Reason: e.Unknown, Class: n.Class, Subject: s.NodeSubject(id), Receipt: receipts[0].Proof}, nil
 }
 
 // admit makes the node's row, or takes the existing one of the same TPM. A

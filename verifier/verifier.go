@@ -45,6 +45,9 @@ type Config struct {
 	Rand      io.Reader            // crypto/rand.Reader
 	EKRoots   [][]byte             // DER of the TPM makers' roots
 
+	EKVendors       string   // version of the bundle that EKRoots contains; "": none of it
+	EKIntermediates [][]byte // DER; they complete chains and are never trusted by themselves
+
 	TokenKey     crypto.Signer     // P-256
 	TokenKeyID   string            // its RFC 7638 thumbprint
 	TokenKeys    token.Keys        // every key of this issuer that still counts

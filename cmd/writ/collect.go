@@ -19,6 +19,7 @@ import (
 // tpmFlags are the flags of every command that uses the node's TPM.
 type tpmFlags struct {
 	tpm, eventlog, ima string
+	bank               tpm.Alg
 }
 
 func (t *tpmFlags) add(cmd *cobra.Command) {
@@ -27,9 +28,17 @@ func (t *tpmFlags) add(cmd *cobra.Command) {
 	f.StringVar(&t.tpm, "tpm", "/dev/tpmrm0", "TPM `device`: /dev/tpmrm0, /dev/tpm0 or swtpm:PATH")
 	f.StringVar(&t.eventlog, "eventlog", logs.Event, "UEFI event log `file`")
 	f.StringVar(&t.ima, "ima", logs.IMA, "IMA list `file`")
+	f.Func("bank", "PCR `bank` to quote, as the class's reference set demands: sha256 or sha384 (default sha256)", func(s string) (err error) {
+		if t.bank, err = tpm.ParseAlg(s); err == nil && t.bank != tpm.AlgSHA256 && t.bank != tpm.AlgSHA384 {
+			err = fmt.Errorf("the %s bank proves nothing; want sha256 or sha384", s)
+		}
+		return err
+	})
 }
 
-func (t *tpmFlags) logs() attestor.Logs { return attestor.Logs{Event: t.eventlog, IMA: t.ima} }
+func (t *tpmFlags) logs() attestor.Logs {
+	return attestor.Logs{Event: t.eventlog, IMA: t.ima, Bank: t.bank}
+}
 
 // open opens the TPM; that there is none has an exit code of its own.
 func (t *tpmFlags) open() (*device.TPM, error) {

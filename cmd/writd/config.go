@@ -19,6 +19,7 @@ import (
 
 	"github.com/pelletier/go-toml/v2"
 
+	"github.com/writ-attestation/writ/tpm/ekroots"
 	"github.com/writ-attestation/writ/verifier/reference"
 )
 
@@ -182,11 +183,32 @@ func (c *config) referenceKeys() ([]ed25519.PublicKey, error) {
 	return out, nil
 }
 
+// vendorRoots in ek_roots stands for the bundle of makers' roots that writd holds.
+const vendorRoots = "vendors"
+
+// ekBundle returns version and intermediates of the bundle if ek_roots names it.
+func (c *config) ekBundle() (version string, intermediates [][]byte) {
+	if !slices.Contains(c.EKRoots, vendorRoots) {
+		return "", nil
+	}
+	return ekroots.Version, ekroots.Intermediates()
+}
+
 // ekRoots reads the TPM makers' roots from every file and directory of PEM
-// files that ek_roots names.
+// files that ek_roots names, and from the bundle.
 func (c *config) ekRoots() ([][]byte, error) {
 	var out [][]byte
 	for _, path := range c.EKRoots {
+		if path == vendorRoots {
+			bundled, err := ekroots.Roots()
+			if err != nil {
+				return nil, fmt.Errorf("reading ek_roots: %w", err)
+			}
+			for _, r := range bundled {
+				out = append(out, r.DER)
+			}
+			continue
+		}
 		files := []string{path}
 		if info, err := os.Stat(path); err == nil && info.IsDir() {
 			if files, err = filepath.Glob(filepath.Join(path, "*.pem")); err != nil {

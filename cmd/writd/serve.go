@@ -131,6 +131,7 @@ func (v *running) service(ctx context.Context) (*verifier.Service, error) {
 	if err != nil {
 		return nil, failure{exitUsage, err}
 	}
+	bundle, intermediates := c.ekBundle()
 	signers, err := c.referenceKeys()
 	if err != nil {
 		return nil, failure{exitUsage, err}
@@ -141,7 +142,7 @@ func (v *running) service(ctx context.Context) (*verifier.Service, error) {
 	}
 	return verifier.New(ctx, verifier.Config{
 		Domain: c.Domain, Name: c.Name, Issuer: c.issuer(), Build: "writ " + version, Log: v.ledger, Slog: v.log, SinceBoot: sinceBoot,
-		EKRoots: roots, TokenKey: v.keys.Token, TokenKeyID: v.keys.TokenID(), TokenKeys: v.keys.TokenKeys(), ChallengeKey: v.keys.Challenge, KeyIDs: v.keys.IDs(), PeerLogKeys: peers,
+		EKRoots: roots, EKVendors: bundle, EKIntermediates: intermediates, TokenKey: v.keys.Token, TokenKeyID: v.keys.TokenID(), TokenKeys: v.keys.TokenKeys(), ChallengeKey: v.keys.Challenge, KeyIDs: v.keys.IDs(), PeerLogKeys: peers,
 		ReferenceKeys: signers, ReferenceThreshold: c.ReferenceThreshold, Approvals: c.Approvals,
 		TokenLife: time.Duration(c.TokenLife), Audiences: c.Audiences, MinLevel: c.MinLevel, ProveHaltEvery: time.Duration(c.ProveHaltEvery),
 	})

@@ -28,6 +28,7 @@ var layers = map[string]string{
 	"tpm/ima":                  "tpm",
 	"tpm/oslog":                "tpm",
 	"tpm/device":               "tpm",
+	"tpm/ekroots":              "tpm",
 	"tpm/swtpm":                "tpm tpm/device tpm/eventlog tpm/ima",
 	"verifier/reference":       "tpm tpm/eventlog tpm/ima verifier/rules",
 	"verifier/appraisal":       "tpm tpm/eventlog tpm/ima evidence verifier/reference verifier/rules",
@@ -38,7 +39,7 @@ var layers = map[string]string{
 	"verifier/store/storetest": "verifier/ledger",
 	"verifier/keys":            "internal/durable verifier/token",
 	"verifier/bundle":          "evidence tpm verifier/appraisal verifier/ledger verifier/reference verifier/token",
-	"verifier":                 "evidence tpm tpm/eventlog tpm/ima verifier/appraisal verifier/protocol verifier/bundle verifier/keys verifier/ledger verifier/reference verifier/token",
+	"verifier":                 "evidence tpm tpm/ekroots tpm/eventlog tpm/ima verifier/appraisal verifier/protocol verifier/bundle verifier/keys verifier/ledger verifier/reference verifier/token",
 	"verifier/api":             "internal/replay evidence verifier verifier/protocol verifier/bundle verifier/keys verifier/ledger verifier/token",
 	"verifier/client":          "evidence verifier/protocol verifier/bundle verifier/keys verifier/ledger verifier/token",
 	"enclave/gate":             "enclave internal/replay verifier/token",
@@ -54,7 +55,7 @@ var layers = map[string]string{
 }
 
 // pure packages compute: the same bytes in, the same bytes out.
-var pure = strings.Fields("tpm tpm/eventlog tpm/ima tpm/oslog evidence verifier/appraisal verifier/reference verifier/token verifier/bundle verifier/lineage verifier/protocol verifier/rules")
+var pure = strings.Fields("tpm tpm/ekroots tpm/eventlog tpm/ima tpm/oslog evidence verifier/appraisal verifier/reference verifier/token verifier/bundle verifier/lineage verifier/protocol verifier/rules")
 
 // impure imports read the outside world, wait for it, or depend on chance.
 var impure = strings.Fields(`context crypto/rand crypto/tls database/sql io/ioutil log log/slog

@@ -69,13 +69,18 @@ func (k *AK) auth() (tpm2.AuthHandle, error) {
 	return tpm2.AuthHandle{Handle: k.handle, Name: k.name, Auth: tpm2.PasswordAuth(nil)}, nil
 }
 
-// Quote has the TPM sign its SHA-256 PCRs pcrs (0 to 23), with extraData of up to
+// Quote is [AK.QuoteBank] of the SHA-256 bank.
+func (k *AK) Quote(extraData []byte, pcrs []int) (attest, sig []byte, err error) {
+	return k.QuoteBank(tpm.AlgSHA256, extraData, pcrs)
+}
+
+// QuoteBank has the TPM sign PCRs (0 to 23) of a bank, with extraData of up to
 // 64 bytes. It returns a TPMS_ATTEST and a TPMT_SIGNATURE and costs one TPM
 // command. Read logs after it: they may only have grown since.
-func (k *AK) Quote(extraData []byte, pcrs []int) (attest, sig []byte, err error) {
+func (k *AK) QuoteBank(bank tpm.Alg, extraData []byte, pcrs []int) (attest, sig []byte, err error) {
 	k.tpm.mu.Lock()
 	defer k.tpm.mu.Unlock()
-	sel, err := selection(tpm.AlgSHA256, pcrs)
+	sel, err := selection(bank, pcrs)
 	if err != nil {
 		return nil, nil, fmt.Errorf("quoting: %w", err)
 	}

@@ -1,7 +1,6 @@
 package device
 
 import (
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"slices"
@@ -69,7 +68,7 @@ func (t *TPM) readEKs() ([]EK, error) {
 		out = append(out, ek)
 	}
 	if len(out) == 0 {
-		return nil, fmt.Errorf("no certificate of an RSA-2048, P-256 or P-384 key in NV (found %d other indices): a TPM without one can only be allow-listed by its maker's list", len(indices))
+		return nil, fmt.Errorf("no certificate of an RSA-2048, RSA-3072, P-256 or P-384 key in NV (found %d other indices): a TPM without one can only be allow-listed by its maker's list", len(indices))
 	}
 	return out, nil
 }
@@ -77,7 +76,7 @@ func (t *TPM) readEKs() ([]EK, error) {
 // findKey settles ek's public area and handle: a persistent key that has the
 // certificate's public key, else the key derived from the default template.
 func (t *TPM) findKey(ek *EK, persistent map[tpm2.TPMHandle]*tpm.Public) error {
-	if c, err := x509.ParseCertificate(ek.Certificate); err == nil {
+	if c, err := tpm.ParseCertificate(ek.Certificate); err == nil {
 		for handle, p := range persistent {
 			if tpm.CheckEK(p, c) == nil {
 				ek.handle, ek.Public = handle, p
@@ -132,7 +131,7 @@ func (t *TPM) chain() ([][]byte, error) {
 	var out [][]byte
 	for len(all) > 0 {
 		der := tpm.TrimCertificate(all)
-		if _, err := x509.ParseCertificate(der); err != nil {
+		if _, err := tpm.ParseCertificate(der); err != nil {
 			break // padding behind the last one
 		}
 		out = append(out, der)

@@ -139,18 +139,21 @@ func (ca *CA) ekCertificate(key crypto.PublicKey, fault Fault) ([]byte, error) {
 
 // otherKey returns a key of the same kind as key.
 func otherKey(key crypto.PublicKey) (crypto.PublicKey, error) {
-	if _, ok := key.(*rsa.PublicKey); ok {
-		k, err := rsa.GenerateKey(rand.Reader, 2048)
+	switch like := key.(type) {
+	case *rsa.PublicKey:
+		k, err := rsa.GenerateKey(rand.Reader, like.N.BitLen())
+		if err != nil {
+			return nil, err
+		}
+		return k.Public(), nil
+	case *ecdsa.PublicKey:
+		k, err := ecdsa.GenerateKey(like.Curve, rand.Reader)
 		if err != nil {
 			return nil, err
 		}
 		return k.Public(), nil
 	}
-	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, err
-	}
-	return k.Public(), nil
+	return nil, fmt.Errorf("key of type %T", key)
 }
 
 // tpmName is a GeneralNames with one directoryName of the three attributes of a

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/writ-attestation/writ/tpm"
@@ -12,14 +13,17 @@ import (
 // Options is how a TPM is manufactured. The zero value has a P-256 endorsement
 // key with a good certificate.
 type Options struct {
-	RSA   bool  // also an RSA-2048 endorsement key; takes 20 to 60 ms
-	Fault Fault // in every EK certificate
+	RSA   bool     // also an RSA-2048 endorsement key (L-1); takes 20 to 60 ms
+	EKs   []string // labels of [tpm.EKTemplates] to make instead of L-2; RSA-3072 (H-6) takes up to a second
+	Fault Fault    // in every EK certificate
 }
 
 const nvChain = 0x01c00100
 
 // ekHandles are the persistent handles EKs are kept at by template.
-var ekHandles = map[string]tpm2.TPMHandle{"L-1": 0x81010001, "L-2": 0x81010002}
+var ekHandles = map[string]tpm2.TPMHandle{
+	"L-1": 0x81010001, "L-2": 0x81010002, "H-1": 0x81010012, "H-2": 0x81010014, "H-3": 0x81010016, "H-6": 0x8101001c,
+}
 
 // Manufacture makes a TPM in dir, which is created if need be and should be
 // empty: endorsement keys at their persistent handles, certificates issued by
@@ -37,18 +41,19 @@ func manufacture(ctx context.Context, dir string, ca *CA, opts Options) (err err
 		return err
 	}
 	defer func() { err = errors.Join(err, i.Close()) }()
-	labels := []string{"L-2"}
+	labels := opts.EKs
+	if len(labels) == 0 {
+		labels = []string{"L-2"}
+	}
 	if opts.RSA {
-		labels = append(labels, "L-1")
+		labels = append(slices.Clone(labels), "L-1")
 	}
 	for _, t := range tpm.EKTemplates() {
-		for _, l := range labels {
-			if t.Label != l {
-				continue
-			}
-			if err := i.installEK(t, ca, opts.Fault); err != nil {
-				return fmt.Errorf("EK %s: %w", l, err)
-			}
+		if !slices.Contains(labels, t.Label) {
+			continue
+		}
+		if err := i.installEK(t, ca, opts.Fault); err != nil {
+			return fmt.Errorf("EK %s: %w", t.Label, err)
 		}
 	}
 	if err := i.writeNV(nvChain, ca.issuer.Raw); err != nil {

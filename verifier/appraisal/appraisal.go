@@ -129,6 +129,7 @@ type run struct {
 	in      *Input
 	quote   *tpm.Quote
 	set     *reference.Set
+	bank    tpm.Alg   // of the quote, as the set demands
 	log     *measured // nil: absent or unusable
 	boot    *Boot
 	pinned  pinned
@@ -141,8 +142,8 @@ type run struct {
 // concatenation has the digest that was signed (security rule 6).
 func (r *run) values() bool {
 	q := r.in.Evidence.Quote
-	if r.quote.Bank != tpm.AlgSHA256 || q.Bank != tpm.AlgSHA256 {
-		r.say(quoteBank, "a quote over the sha256 bank", fmt.Sprintf("%s, values of %s", r.quote.Bank, q.Bank), "enable the TPM's SHA-256 bank; SHA-1 proves nothing")
+	if r.bank = r.quote.Bank; r.bank != q.Bank || (r.bank != tpm.AlgSHA256 && r.bank != tpm.AlgSHA384) {
+		r.say(quoteBank, "a quote over the sha256 or sha384 bank", fmt.Sprintf("%s, values of %s", r.quote.Bank, q.Bank), "enable the TPM's SHA-256 bank; SHA-1 proves nothing")
 		return false
 	}
 	if err := tpm.CheckPCRs(r.quote, q.Values); err != nil {
@@ -210,9 +211,10 @@ func (r *run) pin() {
 // measured is the fact of what a boot log says and replays to.
 type measured struct {
 	sum        string // hexadecimal SHA-256 of the log
+	bank       tpm.Alg
 	err        error
 	log        *eventlog.Log
-	replay     map[int][]byte   // SHA-256 bank
+	replay     map[int][]byte   // of the quoted bank
 	events     map[int][]logged // measured ones, by PCR
 	secureBoot eventlog.State
 	rules      []rules.Event
@@ -222,38 +224,38 @@ type measured struct {
 // logged is one measured event.
 type logged struct {
 	*eventlog.Event
-	digest string // hexadecimal, SHA-256 bank
+	digest string // hexadecimal, of the quoted bank
 }
 
 func (r *run) measured(sum string, content []byte) *measured {
-	key := "log/" + sum
+	key := "log/" + r.bank.String() + "/" + sum
 	if f, ok := r.recall(key).(*measured); ok {
 		return f
 	}
-	f := measure(content)
+	f := measure(content, r.bank)
 	f.sum = sum
 	r.keep(key, f)
 	return f
 }
 
-func measure(content []byte) *measured {
+func measure(content []byte, bank tpm.Alg) *measured {
 	log, err := eventlog.Parse(content)
 	if err != nil {
-		return &measured{err: err}
+		return &measured{bank: bank, err: err}
 	}
-	f := &measured{log: log, events: map[int][]logged{}, secureBoot: log.SecureBoot()}
-	if f.replay, f.err = log.Replay(tpm.AlgSHA256); f.err != nil {
+	f := &measured{bank: bank, log: log, events: map[int][]logged{}, secureBoot: log.SecureBoot()}
+	if f.replay, f.err = log.Replay(bank); f.err != nil {
 		return f
 	}
 	f.rules = make([]rules.Event, 0, len(log.Events))
-	all := make([]byte, 0, len(log.Events)*hex.EncodedLen(tpm.AlgSHA256.Size()))
+	all := make([]byte, 0, len(log.Events)*hex.EncodedLen(bank.Size()))
 	for i := range log.Events {
-		all = hex.AppendEncode(all, log.Events[i].Digest(tpm.AlgSHA256))
+		all = hex.AppendEncode(all, log.Events[i].Digest(bank))
 	}
 	digests := string(all)
 	for i := range log.Events {
 		e := &log.Events[i]
-		n := hex.EncodedLen(len(e.Digest(tpm.AlgSHA256)))
+		n := hex.EncodedLen(len(e.Digest(bank)))
 		d := digests[:n]
 		digests = digests[n:]
 		if !e.Measured() {
@@ -285,6 +287,10 @@ func (r *run) references() bool {
 	}
 	if !r.in.References.Set.Whole() {
 		r.say(refParts, "every set and allow list that "+s.Name+" names", "not all of them", "publish what it names: writ reference show lists it")
+		return false
+	}
+	if s.Bank != r.bank.String() {
+		r.say(quoteBank, "a quote over the "+s.Bank+" bank, which the set is made for", r.bank.String(), "have the node quote that bank (writ agent --bank "+s.Bank+"), or learn a set from quotes over "+r.bank.String())
 		return false
 	}
 	if r.in.At < s.NotBefore || (s.NotAfter != 0 && r.in.At >= s.NotAfter) {

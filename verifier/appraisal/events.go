@@ -91,7 +91,7 @@ func (r *run) endorsement(der []byte) (*endorsement, error) {
 func certs(der [][]byte) []*x509.Certificate {
 	var out []*x509.Certificate
 	for _, d := range der {
-		if c, err := x509.ParseCertificate(d); err == nil { // one that cannot be read vouches for nothing
+		if c, err := tpm.ParseCertificate(d); err == nil { // one that cannot be read vouches for nothing
 			out = append(out, c)
 		}
 	}
@@ -154,7 +154,7 @@ func (m *measured) value(pcr int) []byte {
 	if v, ok := m.replay[pcr]; ok {
 		return v
 	}
-	return make([]byte, tpm.AlgSHA256.Size())
+	return make([]byte, m.bank.Size())
 }
 
 // bases are the PCRs without which a claim means nothing.

@@ -25,7 +25,7 @@ func Examine(in *Input) (reference.Sample, []Finding) {
 	r.counters()
 	r.bootLog()
 	values := in.Evidence.Quote.Values
-	s := reference.Sample{Name: in.Challenge.Node, PCRs: values}
+	s := reference.Sample{Name: in.Challenge.Node, Bank: r.bank, PCRs: values}
 	if r.log == nil {
 		return s, r.findings
 	}
@@ -42,7 +42,7 @@ func Examine(in *Input) (reference.Sample, []Finding) {
 			r.pcr(imaMalformed, imaPCR, "an IMA list", err.Error(), "take the evidence anew")
 			return s, r.findings
 		}
-		n, _, ok := l.Prefix(tpm.AlgSHA256, nil, values[imaPCR])
+		n, _, ok := l.Prefix(r.bank, nil, values[imaPCR])
 		if !ok {
 			r.pcr(imaReplay, imaPCR, fmt.Sprintf("%x (quoted)", values[imaPCR]), fmt.Sprintf("no prefix of %d entries replays to it", len(l.Entries)), "take the evidence anew: quote first, then read the list")
 		}

@@ -33,7 +33,7 @@ func (r *run) ima() {
 	if from != nil && (from.References != digest || from.Rules != Rules || from.Offset > uint64(len(content)) || (from.Until != 0 && r.in.At >= from.Until)) {
 		from = nil
 	}
-	state := IMA{References: digest, Rules: Rules, PCR: make([]byte, tpm.AlgSHA256.Size())}
+	state := IMA{References: digest, Rules: Rules, PCR: make([]byte, r.bank.Size())}
 	if from != nil {
 		state = *from
 		state.Findings = nil
@@ -50,7 +50,7 @@ func (r *run) ima() {
 		return
 	}
 	want := r.in.Evidence.Quote.Values[imaPCR]
-	n, end, ok := l.Prefix(tpm.AlgSHA256, state.PCR, want)
+	n, end, ok := l.Prefix(r.bank, state.PCR, want)
 	if !ok {
 		r.replays(l, state.PCR, want)
 		return
@@ -75,7 +75,7 @@ func (r *run) ima() {
 // replays says why PCR 10 proves nothing of the list.
 func (r *run) replays(l *ima.List, start, want []byte) {
 	expected := hex.EncodeToString(want) + " (quoted)"
-	if l.Padded(tpm.AlgSHA256, start, want) {
+	if l.Padded(r.bank, start, want) {
 		r.pcr(imaPadded, imaPCR, expected+", extended with SHA-256", "SHA-1 and zeros, which prove nothing", "boot a kernel of 5.8 or later with SHA-256 built in, not as a module")
 		return
 	}
@@ -89,7 +89,7 @@ func (r *run) entry(e *ima.Entry, index int, state *IMA) {
 		state.Violations++
 	}
 	if index == 0 {
-		want := ima.BootAggregate(tpm.AlgSHA256, r.in.Evidence.Quote.Values, e.FileAlg)
+		want := ima.BootAggregate(r.bank, r.in.Evidence.Quote.Values, e.FileAlg)
 		if !e.IsBootAggregate() || !bytes.Equal(want, e.FileDigest) {
 			r.event(imaAggregate, imaPCR, index, "boot_aggregate "+hex.EncodeToString(want), printable(e.Path)+" "+hex.EncodeToString(e.FileDigest), "reboot the node: the list does not belong to this boot")
 		}

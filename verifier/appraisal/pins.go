@@ -6,7 +6,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/writ-attestation/writ/tpm"
 	"github.com/writ-attestation/writ/tpm/eventlog"
 	"github.com/writ-attestation/writ/verifier/reference"
 )
@@ -33,11 +32,11 @@ func (r *run) pins() {
 
 // extracted is the fact of what the boot log proves.
 func (r *run) extracted() *eventlog.Boot {
-	key := "boot/" + r.log.sum
+	key := "boot/" + r.bank.String() + "/" + r.log.sum
 	if b, ok := r.recall(key).(*eventlog.Boot); ok {
 		return b
 	}
-	b := r.log.log.Extract(tpm.AlgSHA256)
+	b := r.log.log.Extract(r.bank)
 	r.keep(key, b)
 	return b
 }

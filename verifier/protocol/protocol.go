@@ -48,7 +48,8 @@ type Activation struct {
 // Enrolled answers an Activation.
 type Enrolled struct {
 	Node    string `json:"node"`
-	Status  string `json:"status"` // active, or pending until an operator approves
+	Status  string `json:"status"`           // active, or pending until an operator approves
+	Reason  string `json:"reason,omitempty"` // why the TPM's maker could not be confirmed
 	Class   string `json:"class"`
 	Subject string `json:"sub"`
 	Receipt string `json:"receipt"` // c2sp.org/tlog-proof@v1

@@ -17,8 +17,16 @@ type Sample struct {
 	Name   string // where it came from, for notes
 	Vendor string // the TPM's manufacturer id
 	Log    *eventlog.Log
-	PCRs   map[int][]byte // the proven values, SHA-256 bank
+	Bank   tpm.Alg        // of the quote; 0 stands for SHA-256
+	PCRs   map[int][]byte // the proven values of that bank
 	IMA    []ima.Entry    // the proven prefix; nil when the machine keeps none
+}
+
+func (s *Sample) bank() tpm.Alg {
+	if s.Bank == 0 {
+		return tpm.AlgSHA256
+	}
+	return s.Bank
 }
 
 // Note tells a person what was decided and why. A Question is a decision Learn
@@ -49,7 +57,13 @@ func Learn(name string, samples []Sample, vary []int) (*Set, []Note, error) {
 	if len(samples) == 0 {
 		return nil, nil, fmt.Errorf("learning %s: no evidence given", name)
 	}
-	s := &Set{V: 1, Name: name, Generation: 1, Bank: tpm.AlgSHA256.String(), SecureBoot: "required",
+	bank := samples[0].bank()
+	for _, sm := range samples {
+		if sm.bank() != bank {
+			return nil, nil, fmt.Errorf("learning %s: %s quotes the %s bank and %s the %s bank; a set speaks of one", name, samples[0].Name, bank, sm.Name, sm.bank())
+		}
+	}
+	s := &Set{V: 1, Name: name, Generation: 1, Bank: bank.String(), SecureBoot: "required",
 		Required: []string{InstanceIdentity, Configuration, Executables, Hardware}}
 	var notes []Note
 	for _, sm := range samples {
@@ -97,7 +111,7 @@ func learnPCR(p int, samples []Sample, vary bool) (PCR, []Note) {
 	}
 	var runs [][]step
 	for _, s := range samples {
-		run := steps(s.Log, p)
+		run := steps(s.Log, s.bank(), p)
 		if len(run) == 0 && !zero(s.PCRs[p]) {
 			if slices.Contains(core, p) {
 				return PCR{PCR: p, Rule: Match}, []Note{{PCR: p, Question: true,
@@ -156,11 +170,11 @@ func place(p, i int, runs [][]step, samples []Sample, vary bool) (Event, []Note)
 		Text: fmt.Sprintf("event %d varies: %s. All are denied. Allow them with --vary %d, or learn from machines of one class", i, strings.Join(seen, ", "), p)}}
 }
 
-func steps(l *eventlog.Log, pcr int) []step {
+func steps(l *eventlog.Log, bank tpm.Alg, pcr int) []step {
 	var out []step
 	for i := range l.Events {
 		if e := &l.Events[i]; int(e.PCR) == pcr && e.Measured() {
-			out = append(out, step{hex.EncodeToString(e.Digest(tpm.AlgSHA256)), e.Type.String() + " " + e.Description()})
+			out = append(out, step{hex.EncodeToString(e.Digest(bank)), e.Type.String() + " " + e.Description()})
 		}
 	}
 	return out

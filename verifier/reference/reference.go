@@ -51,7 +51,7 @@ type Set struct {
 	NotAfter   int64    `json:"not_after,omitempty"`
 	Base       []Base   `json:"base,omitempty"`  // the sets it builds on
 	Level      string   `json:"level,omitempty"` // [QuoteOnly], or nothing
-	Bank       string   `json:"bank"`            // the PCR bank of every digest below, "sha256"
+	Bank       string   `json:"bank"`            // the PCR bank of every digest below, "sha256" or "sha384"
 	Required   []string `json:"required"`        // claims that must be affirming for a grant
 	TPM        TPM      `json:"tpm"`
 	SecureBoot string   `json:"secure_boot"` // "required" or "any"; anything else denies
@@ -209,8 +209,8 @@ func (s *Set) Check() error {
 		return fmt.Errorf("checking reference set %.64q: a name of [a-z0-9._-] and a generation of at least 1 are needed", s.Name)
 	}
 	alg, err := tpm.ParseAlg(s.Bank)
-	if err != nil || alg != tpm.AlgSHA256 {
-		return fmt.Errorf("checking reference set %s: bank %.20q is not one that proves anything; use sha256", s.Name, s.Bank)
+	if err != nil || (alg != tpm.AlgSHA256 && alg != tpm.AlgSHA384) {
+		return fmt.Errorf("checking reference set %s: bank %.20q is not one that proves anything; use sha256 or sha384", s.Name, s.Bank)
 	}
 	for _, r := range s.Required {
 		if !slices.Contains(claims, r) {

@@ -1,0 +1,130 @@
+package verifier_test
+
+import (
+	"crypto/x509"
+	"strings"
+	"testing"
+
+	"github.com/writ-attestation/writ/tpm/ekroots"
+	"github.com/writ-attestation/writ/tpm/swtpm"
+	"github.com/writ-attestation/writ/verifier"
+	"github.com/writ-attestation/writ/verifier/protocol"
+)
+
+// ekKinds are the templates of each kind of endorsement key.
+var ekKinds = map[string]string{"P-256": "L-2", "P-384": "H-3", "RSA-2048": "L-1", "RSA-3072": "H-6"}
+
+// TestGoodEKOfEveryKind: each enrols, active, and is granted.
+func TestGoodEKOfEveryKind(t *testing.T) {
+	t.Parallel()
+	d := newDomain(t)
+	d.learn("grub", d.machine("c-grub-sb"))
+	for kind, label := range ekKinds {
+		n := d.machine("c-grub-sb", swtpm.Options{EKs: []string{label}})
+		d.enrol(n, "grub")
+		d.mustGrant(n)
+		t.Log(kind)
+	}
+}
+
+// enrolFaulty manufactures a TPM of each kind with a fault and wants it pending
+// for that reason, and denied even when an operator lets it in.
+func enrolFaulty(t *testing.T, fault swtpm.Fault, reason string) {
+	t.Parallel()
+	d := newDomain(t)
+	d.learn("grub", d.machine("c-grub-sb"))
+	for kind, label := range ekKinds {
+		n := d.machine("c-grub-sb", swtpm.Options{EKs: []string{label}, Fault: fault})
+		out, err := d.provision(n, d.mint("grub", n.ek))
+		if err != nil || out.Status != verifier.Pending || !strings.Contains(out.Reason, reason) {
+			t.Errorf("%s: %+v, %v, want pending because of %q", kind, out, err, reason)
+			continue
+		}
+		n.id = out.Node
+		d.unmoved(n, d.shot(n).take(n), protocol.NodeNotActive)
+		if _, err := d.SetStatus(ctx, operator, n.id, verifier.Active, "by hand"); err != nil {
+			t.Fatal(err)
+		}
+		d.denied(n, "tpm/ek-certificate")
+	}
+}
+
+func TestEKOfWrongCA(t *testing.T)  { enrolFaulty(t, swtpm.FaultWrongCA, "unknown authority") }
+func TestExpiredEK(t *testing.T)    { enrolFaulty(t, swtpm.FaultExpired, "expired") }
+func TestEKWithoutEKU(t *testing.T) { enrolFaulty(t, swtpm.FaultMissingEKU, "2.23.133.8.1") }
+func TestEKThatIsACA(t *testing.T)  { enrolFaulty(t, swtpm.FaultIsCA, "CA's certificate") }
+func TestEKUnlikeItsCertificate(t *testing.T) {
+	t.Parallel()
+	d := newDomain(t)
+	for kind, label := range ekKinds {
+		n := d.machine("c-grub-sb", swtpm.Options{EKs: []string{label}, Fault: swtpm.FaultOtherKey})
+		_, err := d.provision(n, d.mint("grub", n.ek))
+		if r := refused(t, err, protocol.EnrollmentRefused); !strings.Contains(r.Detail, "issued for another key") {
+			t.Errorf("%s: %s", kind, r.Detail)
+		}
+	}
+}
+
+// TestVendorAbsentFromBundle: with the bundle selected, a node of a maker it does
+// not have is pending and told which maker and which bundle.
+func TestVendorAbsentFromBundle(t *testing.T) {
+	t.Parallel()
+	roots, err := ekroots.Roots()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := newDomain(t, func(c *verifier.Config) {
+		c.EKRoots, c.EKVendors, c.EKIntermediates = nil, ekroots.Version, ekroots.Intermediates()
+		for _, r := range roots {
+			c.EKRoots = append(c.EKRoots, r.DER)
+		}
+	})
+	n := d.machine("c-grub-sb")
+	out, err := d.provision(n, d.mint("grub", n.ek))
+	if err != nil || out.Status != verifier.Pending {
+		t.Fatalf("%+v, %v", out, err)
+	}
+	if want := `no root for vendor "WRIT"`; !strings.Contains(out.Reason, want) || !strings.Contains(out.Reason, ekroots.Version) {
+		t.Errorf("reason %q, want %q and the bundle's version", out.Reason, want)
+	}
+}
+
+// TestChainCompletedFromBundle: a TPM whose NV lacks its issuer enrols when the
+// verifier holds that intermediate, which vouches for nothing without the root.
+func TestChainCompletedFromBundle(t *testing.T) {
+	t.Parallel()
+	for _, trusted := range []bool{true, false} {
+		d := newDomain(t)
+		n := d.machine("c-grub-sb")
+		d.learn("grub", n)
+		req, eks := n.enrollRequest(d.mint("grub", n.ek))
+		issuer := req.EKs[0].Chain
+		req.EKs[0].Chain = nil
+		d.cfg.EKIntermediates = issuer
+		if !trusted {
+			d.cfg.EKRoots = nil
+		}
+		if err := d.restart(); err != nil {
+			t.Fatal(err)
+		}
+		c, err := d.Enroll(ctx, req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := d.Activate(ctx, c.ID, n.open(c, eks))
+		if err != nil || (out.Status == verifier.Active) != trusted {
+			t.Fatalf("trusted %v: %+v, %v", trusted, out, err)
+		}
+		if n.id = out.Node; trusted {
+			d.mustGrant(n)
+		}
+	}
+}
+
+// TestMakerNames: every maker of a bundled root is one the bundle has.
+func TestMakerNames(t *testing.T) {
+	t.Parallel()
+	if why := ekroots.Absent(new(x509.Certificate)); why == "" {
+		t.Error("a certificate without a maker has a root")
+	}
+}
