@@ -1,7 +1,7 @@
 // Package enclave runs work only while its legitimacy token is valid, and stops
 // all of it at the deadline whatever happens to those who watch it.
 //
-// A keeper K starts a namespace init I, which starts the work. Any one of four
+// A keeper K starts a namespace init I, which starts the work. Any one of the
 // keys stops everything:
 //
 //  1. K wakes at the deadline, on the boot clock, and kills I and the cgroup.
@@ -9,6 +9,8 @@
 //     also while K is stopped, traced or frozen.
 //  3. I waits for the deadline itself, on a page it can only read, and ends.
 //  4. The pipe from K ends, and I with it.
+//  5. At level E4, programs in the kernel kill what runs after the deadline and
+//     drop what it sends.
 //
 // I is PID 1 of the work's namespaces, so the kernel kills what is left when I
 // ends. A renewal moves key 2 first and the page last: a crash in between can
@@ -175,7 +177,7 @@ func (k *keeper) reach() error {
 	}
 	if k.group != nil {
 		k.group.remove()
-		k.group = nil
+		k.group, k.kernel = nil, nil
 	}
 	caps := Detect()
 	if k.level = min(caps.Level, E3); k.level >= k.cfg.Level && k.level >= E2 {

@@ -37,8 +37,9 @@ type keeper struct {
 	bell  alarm         // rings at the deadline, and at once when revoked
 	drain alarm         // rings DrainBefore the deadline; -1 if not asked for
 
-	group  *group // nil below E3
-	init   int    // pid
+	group  *group          // nil below E3
+	kernel *kernelDeadline // nil below E4
+	init   int             // pid
 	pidfd  int
 	leash  *os.File // the init dies when it is closed
 	result *os.File // how the work ended
@@ -53,14 +54,16 @@ type keeper struct {
 
 // forge makes the keys of a level; none is set yet.
 func (k *keeper) forge() (err error) {
-	if k.level >= E4 {
-		return errNoKernelDeadline
-	}
 	if k.level >= E3 {
 		if err := tryUrgent(); err != nil {
 			return err
 		}
 		if k.group, err = newGroup(k.execution, k.cfg.Pids); err != nil {
+			return err
+		}
+	}
+	if k.level >= E4 {
+		if k.kernel, err = newKernelDeadline(k.group); err != nil {
 			return err
 		}
 	}
@@ -183,11 +186,14 @@ func (k *keeper) enter(ctx context.Context) (life time.Duration, err error) {
 	return deadline.Sub(g.T0), nil
 }
 
-// extend moves the deadline. The kernel's timer comes first, so that whatever
+// extend moves the deadline. What the kernel does comes first, so that whatever
 // happens in between, the work is stopped no later than now agreed.
 func (k *keeper) extend(asked, deadline Instant) error {
 	if err := k.fuse.set(deadline.Add(k.grace)); err != nil {
 		return err
+	}
+	if k.kernel != nil {
+		k.kernel.set(deadline)
 	}
 	if err := k.page.renew(deadline); err != nil {
 		return err
@@ -245,6 +251,9 @@ func (k *keeper) hold() bool {
 // namespaces even without us, so that our own timer may be given time. The
 // cgroup's kill then reaches all processes before the init's death does.
 func (k *keeper) stop() {
+	if k.kernel != nil {
+		k.kernel.set(1) // what it still sends is cut off before it is killed
+	}
 	k.signal(unix.SIGKILL)
 	if k.group != nil {
 		_ = k.fuse.set(Now().Add(100 * time.Millisecond))

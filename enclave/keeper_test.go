@@ -398,8 +398,8 @@ func TestDrain(t *testing.T) {
 func TestLevelRefused(t *testing.T) {
 	t.Parallel()
 	a := newAgent(t, 5*time.Second)
-	e := a.prepare(t, "--level", "E4").start(nil, "touch", filepath.Join(a.dir, "ran"))
-	e.exits(ExitRefused, "run/level").exits(ExitRefused, "--level E3")
+	e := a.prepare(t, "--level", "E4").start(nobody(), "touch", filepath.Join(a.dir, "ran"))
+	e.exits(ExitRefused, "run/level").exits(ExitRefused, "--level E2")
 	a.notRun(t)
 	if len(a.requests()) != 0 {
 		t.Error("a token was asked for")

@@ -21,7 +21,7 @@ const (
 	E1                  // our init is PID 1 of a container; not built
 	E2                  // PID namespace (in a user namespace if need be): keys 2, 3 and 4
 	E3                  // and a cgroup of its own, keeper real-time: all of enforcement by processes
-	E4                  // and a deadline in the kernel (BPF) that cuts egress too; not built
+	E4                  // and a deadline in the kernel (BPF) that kills and cuts egress by itself: key 5
 )
 
 func (l Level) String() string { return fmt.Sprintf("E%d", int(l-E0)) }
@@ -35,8 +35,6 @@ func ParseLevel(s string) (Level, error) {
 	}
 	return 0, fmt.Errorf("reading the level: %q is none of E0, E1, E2, E3, E4", s)
 }
-
-var errNoKernelDeadline = errors.New("a deadline in the kernel is not built yet")
 
 // Capabilities is what this machine lets a keeper do.
 type Capabilities struct {
@@ -64,8 +62,11 @@ func Detect() Capabilities {
 	miss(E2, tryNamespaces(), "run as root, or let users make namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns)")
 	miss(E3, tryGroup(), "run as root, or have a cgroup delegated (systemd: Delegate=yes)")
 	miss(E3, tryUrgent(), "give CAP_SYS_NICE or RLIMIT_RTPRIO")
-	miss(E4, errNoKernelDeadline, "ask for E3")
-	c.Level = c.Missing[0].Level - 1
+	miss(E4, tryKernelDeadline(), "run as root with CAP_BPF and CAP_PERFMON on a kernel with CONFIG_BPF_SYSCALL and CONFIG_CGROUP_BPF, which lockdown does not forbid")
+	c.Level = E4
+	if len(c.Missing) > 0 {
+		c.Level = c.Missing[0].Level - 1
+	}
 	if c.Level < E2 {
 		c.Level = E0
 	}
@@ -128,6 +129,20 @@ func tryGroup() error {
 	if _, err := os.Stat(filepath.Join(dir, "cgroup.kill")); err != nil {
 		return fmt.Errorf("looking for cgroup.kill (Linux 5.14 or later): %w", err)
 	}
+	return nil
+}
+
+func tryKernelDeadline() error {
+	g, err := newGroup(newID(), 1)
+	if err != nil {
+		return err
+	}
+	defer g.remove()
+	d, err := newKernelDeadline(g)
+	if err != nil {
+		return fmt.Errorf("a deadline in the kernel: %w", err)
+	}
+	d.close()
 	return nil
 }
 

@@ -35,11 +35,12 @@ type HaltKey struct {
 
 // The keys of the trials.
 const (
-	keyKill   = "kill"         // the keeper's own
-	keyTimer  = "kernel-timer" // while the keeper is stopped
-	keyWatch  = "init-watch"   // while the keeper sleeps
-	keyDeath  = "keeper-death" // the init's, when the keeper dies
-	trialTree = 6              // processes below the first
+	keyKill   = "kill"            // the keeper's own
+	keyTimer  = "kernel-timer"    // while the keeper is stopped
+	keyWatch  = "init-watch"      // while the keeper sleeps
+	keyDeath  = "keeper-death"    // the init's, when the keeper dies
+	keyKernel = "kernel-deadline" // at E4, while the keeper is stopped
+	trialTree = 6                 // processes below the first
 	trialTime = 500 * time.Millisecond
 )
 
@@ -93,7 +94,11 @@ func (k *keeper) proveHalt(nonce string) (*Stop, error) {
 	}
 	s := &Stop{Exec: k.execution, Cause: CauseProveHalt, Deadline: deadline, Renewed: g.T0, Confirmed: true,
 		Level: k.level.String(), Admitted: k.admission.last(), Halt: &Halt{Nonce: nonce}}
-	for _, key := range []string{keyKill, keyTimer, keyWatch, keyDeath} {
+	keys := []string{keyKill, keyTimer, keyWatch, keyDeath}
+	if k.level >= E4 {
+		keys = append(keys, keyKernel)
+	}
+	for _, key := range keys {
 		latency, err := tryKey(key, k.level)
 		if err != nil {
 			k.warn("halting by %s: %v", key, err)
@@ -197,6 +202,9 @@ func trial(key string, level Level) error {
 			return err
 		}
 	}
+	if key == keyKernel {
+		k.kernel.set(deadline)
+	}
 	if _, err := k.leash.Write([]byte{'g'}); err != nil {
 		return err
 	}
@@ -215,7 +223,7 @@ func trial(key string, level Level) error {
 }
 
 func (k *keeper) act(key string, deadline Instant) error {
-	if key == keyTimer {
+	if key == keyTimer || key == keyKernel {
 		_ = unix.Kill(os.Getpid(), unix.SIGSTOP) // and never on
 	}
 	for Now() < deadline {

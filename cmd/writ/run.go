@@ -34,7 +34,8 @@ Signals, standard files and the exit code are COMMAND's own; this process only
 waits, and the work does not outlive it. COMMAND runs in a PID, mount and IPC namespace of
 its own, with no way to gain privileges. Daemons it leaves end with it.
 
-Levels: E3 needs root, or a delegated cgroup v2 and real-time priority; E2 works
+Levels: E4 is E3 with a deadline in the kernel, which kills and cuts off by
+itself, and needs CAP_BPF and CAP_PERFMON besides; E3 needs root, or a delegated cgroup v2 and real-time priority; E2 works
 for any user who may make user namespaces, and stops later on a busy machine.
 
 Exit codes: COMMAND's own; 124 stopped because legitimacy lapsed, was denied or

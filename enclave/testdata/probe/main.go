@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"runtime"
 	"unsafe"
@@ -12,6 +13,9 @@ import (
 )
 
 func main() {
+	if len(os.Args) == 3 && os.Args[1] == "send" {
+		send(os.Args[2])
+	}
 	runtime.LockOSThread()
 	self := uintptr(os.Getpid())
 	parent := uintptr(os.Getppid())
@@ -43,6 +47,18 @@ func main() {
 	} else {
 		fmt.Println("device node: allowed")
 		_ = os.Remove("/tmp/writ-probe-node")
+	}
+}
+
+// send fills the send buffer of a connection and never stops.
+func send(address string) {
+	c, err := net.Dial("tcp4", address)
+	if err != nil {
+		panic(err)
+	}
+	_ = c.(*net.TCPConn).SetWriteBuffer(4 << 20)
+	for b := make([]byte, 64<<10); err == nil; {
+		_, err = c.Write(b)
 	}
 }
 

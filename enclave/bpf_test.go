@@ -1,0 +1,143 @@
+package enclave
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// grouped is a cgroup of a test, emptied and removed at its end.
+func grouped(t *testing.T) *group {
+	t.Helper()
+	g, err := newGroup(newID(), 200)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		for !g.empty() {
+			g.killAll()
+			time.Sleep(time.Millisecond)
+		}
+		g.remove()
+	})
+	return g
+}
+
+func inGroup(g *group) *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(g.fd.Fd())}
+}
+
+// No process acts at the deadline at all, and the hydra dies, sleeping or busy.
+// The same hydra in the same kind of group without it is the naive twin of
+// TestProcessGroupKillIsNotEnough.
+func TestKernelDeadlineAlone(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []string{"sleep", "busy"} {
+		g := grouped(t)
+		d, err := newKernelDeadline(g)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(d.close)
+		heads := map[string]int{"sleep": 20, "busy": 4}[mode]
+		a := newAgent(t, time.Second)
+		e := a.prepare(t)
+		path := filepath.Join(a.dir, "mem")
+		write(t, path, make([]byte, 64*(heads+2)), 0o600)
+		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if e.mem, err = unix.Mmap(int(f.Fd()), 0, 64*(heads+2), unix.PROT_READ, unix.MAP_SHARED); err != nil {
+			t.Fatal(err)
+		}
+		e.heads = heads
+		cmd := exec.Command(hydraPath, path, fmt.Sprint(heads), mode)
+		cmd.SysProcAttr = inGroup(g)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		go cmd.Wait()
+		e.eventually("all heads live", func() bool { return e.word(0) == int64(heads) })
+		deadline := Now().Add(200 * time.Millisecond)
+		d.set(deadline)
+		sleepPast(deadline.Add(-50 * time.Millisecond))
+		e.lives("before the deadline")
+		e.dies(deadline)
+	}
+}
+
+// What lies in send buffers when the work dies does not leave the machine; in the
+// naive twin it goes on for as long as somebody reads.
+func TestEgressCutAtTheDeadline(t *testing.T) {
+	t.Parallel()
+	after := func(cut bool) (sent int64) {
+		g := grouped(t)
+		d, err := newKernelDeadline(g)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(d.close)
+		l, err := net.Listen("tcp4", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		cmd := exec.Command(probePath, "send", l.Addr().String())
+		cmd.SysProcAttr = inGroup(g)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		c, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		_ = c.(*net.TCPConn).SetReadBuffer(16 << 10)
+		time.Sleep(300 * time.Millisecond) // buffers fill
+		if cut {
+			d.set(1)
+		}
+		g.killAll()
+		_ = cmd.Wait()
+		_ = c.SetReadDeadline(time.Now().Add(1500 * time.Millisecond))
+		sent, _ = io.Copy(io.Discard, c)
+		return sent
+	}
+	cut, naive := after(true), after(false)
+	t.Logf("after the kill %d bytes with the cut, %d without", cut, naive)
+	if naive < 1<<20 {
+		t.Errorf("without the cut only %d bytes came, so the test shows nothing", naive)
+	}
+	if cut > naive/2 {
+		t.Errorf("%d bytes left after the deadline, %d without the cut", cut, naive)
+	}
+}
+
+// The whole keeper at E4.
+func TestWorkAtE4(t *testing.T) {
+	t.Parallel()
+	a := newAgent(t, 2*time.Second)
+	e := a.prepare(t, "--level", "E4").hydra(nil, 30, "sleep")
+	first := a.until()
+	sleepPast(first.Add(300 * time.Millisecond))
+	e.lives("after the first deadline, renewed")
+	a.answers(unavailable)
+	e.exits(ExitStopped, "lapsed")
+	s := e.stop(CauseDeadline)
+	e.dies(s.Deadline)
+	if s.Level != "E4" {
+		t.Errorf("level %s", s.Level)
+	}
+	a.answers(nil)
+	a.prepare(t, "--level", "E4").start(nil, "sh", "-c", "exit 6").exits(6, "")
+}
