@@ -14,7 +14,7 @@ import (
 // boot clock with a deadline whenever a process of the group leaves a processor,
 // a thousand times a second while it keeps one, and for every packet it sends.
 // After the deadline they kill the process and drop the packet, though no
-// process of ours ever ran again.
+// process of ours ever ran again. A process that sleeps is killed when it wakes.
 //
 // The programs that kill live as long as the keeper, and without it the work
 // dies anyway. The one that drops belongs to the cgroup, and stays for what is in
