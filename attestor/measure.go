@@ -25,6 +25,7 @@ const imaPCR = 10
 type Logs struct {
 	Event string  // binary_bios_measurements
 	IMA   string  // binary_runtime_measurements
+	OS    string  // systemd's tpm2-measure.log
 	Bank  tpm.Alg // the PCR bank to quote, which they are replayed in; 0 is SHA-256
 }
 
@@ -37,7 +38,7 @@ func (l Logs) bank() tpm.Alg {
 
 // DefaultLogs are the places Linux uses.
 func DefaultLogs() Logs {
-	return Logs{Event: "/sys/kernel/security/tpm0/binary_bios_measurements", IMA: "/sys/kernel/security/ima/binary_runtime_measurements"}
+	return Logs{Event: "/sys/kernel/security/tpm0/binary_bios_measurements", IMA: "/sys/kernel/security/ima/binary_runtime_measurements", OS: "/run/log/systemd/tpm2-measure.log"}
 }
 
 // quoter is the TPM with the domain's attestation key loaded: one command per
@@ -140,6 +141,11 @@ func (q *quoter) take(ev *evidence.Evidence, p evidence.Purpose, node string, no
 	if len(list) > 0 {
 		ev.Set(evidence.IMALog, evidence.Item{Content: list})
 	}
+	system, err := readLog(q.logs.OS, evidence.MaxBootLog)
+	if err != nil {
+		return err
+	}
+	ev.Set(evidence.OSLog, evidence.Item{Content: system})
 	return nil
 }
 

@@ -18,8 +18,8 @@ import (
 
 // tpmFlags are the flags of every command that uses the node's TPM.
 type tpmFlags struct {
-	tpm, eventlog, ima string
-	bank               tpm.Alg
+	tpm, eventlog, ima, oslog string
+	bank                      tpm.Alg
 }
 
 func (t *tpmFlags) add(cmd *cobra.Command) {
@@ -28,6 +28,7 @@ func (t *tpmFlags) add(cmd *cobra.Command) {
 	f.StringVar(&t.tpm, "tpm", "/dev/tpmrm0", "TPM `device`: /dev/tpmrm0, /dev/tpm0 or swtpm:PATH")
 	f.StringVar(&t.eventlog, "eventlog", logs.Event, "UEFI event log `file`")
 	f.StringVar(&t.ima, "ima", logs.IMA, "IMA list `file`")
+	f.StringVar(&t.oslog, "oslog", logs.OS, "systemd's measurement log `file`")
 	f.Func("bank", "PCR `bank` to quote, as the class's reference set demands: sha256 or sha384 (default sha256)", func(s string) (err error) {
 		if t.bank, err = tpm.ParseAlg(s); err == nil && t.bank != tpm.AlgSHA256 && t.bank != tpm.AlgSHA384 {
 			err = fmt.Errorf("the %s bank proves nothing; want sha256 or sha384", s)
@@ -37,7 +38,7 @@ func (t *tpmFlags) add(cmd *cobra.Command) {
 }
 
 func (t *tpmFlags) logs() attestor.Logs {
-	return attestor.Logs{Event: t.eventlog, IMA: t.ima, Bank: t.bank}
+	return attestor.Logs{Event: t.eventlog, IMA: t.ima, OS: t.oslog, Bank: t.bank}
 }
 
 // open opens the TPM; that there is none has an exit code of its own.

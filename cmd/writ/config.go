@@ -17,7 +17,7 @@ import (
 // configurable are the flags that may also be set by the environment
 // (WRIT_<NAME>) and by a configuration file, where they keep their names.
 // Secrets have no flag, so none can be set here.
-var configurable = []string{"audience", "bank", "domain", "eventlog", "ima", "level", "operator", "socket", "state", "tpm", "trust", "verifier"}
+var configurable = []string{"audience", "bank", "domain", "eventlog", "ima", "level", "operator", "oslog", "socket", "state", "tpm", "trust", "verifier"}
 
 const defaultConfig = "/etc/writ/writ.toml"
 

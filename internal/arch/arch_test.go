@@ -31,7 +31,7 @@ var layers = map[string]string{
 	"tpm/ekroots":              "tpm",
 	"tpm/swtpm":                "tpm tpm/device tpm/eventlog tpm/ima",
 	"verifier/reference":       "tpm tpm/eventlog tpm/ima verifier/rules",
-	"verifier/appraisal":       "tpm tpm/eventlog tpm/ima evidence verifier/reference verifier/rules",
+	"verifier/appraisal":       "tpm tpm/eventlog tpm/ima tpm/oslog evidence verifier/reference verifier/rules",
 	"verifier/rules":           "",
 	"verifier/token":           "",
 	"verifier/ledger":          "",

@@ -131,6 +131,7 @@ type run struct {
 	set     *reference.Set
 	bank    tpm.Alg   // of the quote, as the set demands
 	log     *measured // nil: absent or unusable
+	later   later     // what the operating system measured after that log
 	boot    *Boot
 	pinned  pinned
 	resumed *IMA // state to resume the IMA list from
@@ -199,6 +200,7 @@ func (r *run) bootLog() {
 		return
 	}
 	r.log = f
+	r.osLog()
 }
 
 // pin makes a log that replays the one of this boot.

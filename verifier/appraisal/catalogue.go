@@ -25,6 +25,7 @@ func Codes() []Code {
 		{bootNoLog, "there is no UEFI boot log"},
 		{bootMalformed, "the boot log cannot be parsed, or lacks SHA-256 digests"},
 		{bootReplay, "the boot log does not replay to the quoted value of a PCR"},
+		{osMalformed, "systemd's measurement log cannot be parsed"},
 		{refNone, "no reference set is in force for the node's class"},
 		{refClass, "the reference set is for another class"},
 		{refValidity, "the reference set is not valid at this time"},

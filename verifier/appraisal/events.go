@@ -129,7 +129,7 @@ func (r *run) judgePCR(p int, rule *reference.PCR) {
 		return
 	}
 	if !r.proven(p) {
-		got, want := r.in.Evidence.Quote.Values[p], r.log.value(p)
+		got, want := r.in.Evidence.Quote.Values[p], r.value(p)
 		r.pcr(bootReplay, p, hex.EncodeToString(got)+" (quoted)", hex.EncodeToString(want)+" (replayed from the log)", "reboot the node: its log does not explain what the TPM measured")
 		return
 	}
@@ -146,7 +146,7 @@ func (r *run) unjudged(rule *reference.PCR) string {
 
 // proven reports whether the log's events of a PCR are those the TPM quoted.
 func (r *run) proven(pcr int) bool {
-	return r.log != nil && bytes.Equal(r.log.value(pcr), r.in.Evidence.Quote.Values[pcr])
+	return r.log != nil && bytes.Equal(r.value(pcr), r.in.Evidence.Quote.Values[pcr])
 }
 
 // value is what the log's replay gives for a PCR.
@@ -195,7 +195,7 @@ func (r *run) selection() {
 // places passed over with no such event before them are missing.
 func (r *run) compare(rule *reference.PCR) {
 	places, at, strangers := rule.Events, 0, 0
-	for _, e := range r.log.events[rule.PCR] {
+	for _, e := range r.events(rule.PCR) {
 		j, to := r.place(places, at, e.digest)
 		if to >= 0 {
 			r.missing(rule.PCR, places[min(at+strangers, to):to])

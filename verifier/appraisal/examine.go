@@ -32,6 +32,12 @@ func Examine(in *Input) (reference.Sample, []Finding) {
 	s.Log = r.log.log
 	for _, pcr := range r.quote.PCRs {
 		want, logged := r.log.replay[pcr]
+		if _, more := r.later.values[pcr]; more {
+			want = r.value(pcr)
+			for _, e := range r.later.events[pcr] {
+				s.Later = append(s.Later, *e.Event)
+			}
+		}
 		if got := values[pcr]; logged && !bytes.Equal(want, got) {
 			r.pcr(bootReplay, pcr, fmt.Sprintf("%x (quoted)", got), fmt.Sprintf("%x (replayed from the log)", want), "take the evidence anew: its log does not explain what the TPM measured")
 		}

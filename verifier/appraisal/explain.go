@@ -108,7 +108,15 @@ func (r *run) bootLogWords() string {
 	if r.log == nil {
 		return fmt.Sprintf("%d bytes", len(content))
 	}
-	return fmt.Sprintf("SHA-256 %s, %d bytes, %d events", r.log.sum, len(content), len(r.log.log.Events))
+	s := fmt.Sprintf("SHA-256 %s, %d bytes, %d events", r.log.sum, len(content), len(r.log.log.Events))
+	if os := r.in.Evidence.Item(evidence.OSLog); os.Present() {
+		n := 0
+		for _, e := range r.later.events {
+			n += len(e)
+		}
+		s += fmt.Sprintf("; the system's log, SHA-256 %x: %d records proven", os.SHA256(), n)
+	}
+	return s
 }
 
 func (r *run) referencesWords() string {
@@ -144,7 +152,7 @@ func (r *run) pcrWords(p int, rule *reference.PCR) func() string {
 		if r.log == nil {
 			return fmt.Sprintf("%s: %s", rule.Rule, value)
 		}
-		s := fmt.Sprintf("%s: %s, %d events, %d places in the set", rule.Rule, value, len(r.log.events[p]), len(rule.Events))
+		s := fmt.Sprintf("%s: %s, %d events, %d places in the set", rule.Rule, value, len(r.events(p)), len(rule.Events))
 		return strings.Join(append([]string{s}, r.trace.matches...), "\n")
 	}
 }

@@ -28,6 +28,7 @@ const (
 	bootNoLog     = "boot/no-log"
 	bootMalformed = "boot/log-malformed"
 	bootReplay    = "boot/replay"
+	osMalformed   = "boot/os-log-malformed"
 
 	imaNoLog      = "ima/no-log"
 	imaMalformed  = "ima/log-malformed"

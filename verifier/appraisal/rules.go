@@ -47,7 +47,7 @@ func (r *run) facts() *rules.Facts {
 		if r.proven(7) {
 			f.SecureBoot = rules.State{Known: r.log.secureBoot.Known, Enabled: r.log.secureBoot.Enabled}
 		}
-		for _, e := range r.log.rules { // of other PCRs they are the node's word alone
+		for _, e := range append(r.log.rules[:len(r.log.rules):len(r.log.rules)], r.laterRules()...) { // of other PCRs they are the node's word alone
 			if r.proven(int(e.PCR)) {
 				f.Events = append(f.Events, e)
 			}

@@ -42,7 +42,7 @@ func Recorded(dir fs.FS, domain, class string, at int64) (*appraisal.Input, erro
 		return nil, err
 	}
 	ev := evidence.New(evidence.Quote{Node: "recorded", Nonce: nonce, Attest: files[0], Signature: files[1], Bank: tpm.AlgSHA256, Values: values})
-	for _, l := range []struct{ label, file string }{{evidence.UEFILog, "eventlog.bin"}, {evidence.IMALog, "ima.bin"}} {
+	for _, l := range []struct{ label, file string }{{evidence.UEFILog, "eventlog.bin"}, {evidence.IMALog, "ima.bin"}, {evidence.OSLog, "tpm2-measure.log"}} {
 		if b, err := fs.ReadFile(dir, l.file); err == nil && len(b) > 0 {
 			ev.Set(l.label, evidence.Item{Content: b})
 		}

@@ -17,9 +17,10 @@ type Sample struct {
 	Name   string // where it came from, for notes
 	Vendor string // the TPM's manufacturer id
 	Log    *eventlog.Log
-	Bank   tpm.Alg        // of the quote; 0 stands for SHA-256
-	PCRs   map[int][]byte // the proven values of that bank
-	IMA    []ima.Entry    // the proven prefix; nil when the machine keeps none
+	Later  []eventlog.Event // what the operating system measured after it, proven too
+	Bank   tpm.Alg          // of the quote; 0 stands for SHA-256
+	PCRs   map[int][]byte   // the proven values of that bank
+	IMA    []ima.Entry      // the proven prefix; nil when the machine keeps none
 }
 
 func (s *Sample) bank() tpm.Alg {
@@ -111,7 +112,7 @@ func learnPCR(p int, samples []Sample, vary bool) (PCR, []Note) {
 	}
 	var runs [][]step
 	for _, s := range samples {
-		run := steps(s.Log, s.bank(), p)
+		run := steps(&s, p)
 		if len(run) == 0 && !zero(s.PCRs[p]) {
 			if slices.Contains(core, p) {
 				return PCR{PCR: p, Rule: Match}, []Note{{PCR: p, Question: true,
@@ -170,11 +171,12 @@ func place(p, i int, runs [][]step, samples []Sample, vary bool) (Event, []Note)
 		Text: fmt.Sprintf("event %d varies: %s. All are denied. Allow them with --vary %d, or learn from machines of one class", i, strings.Join(seen, ", "), p)}}
 }
 
-func steps(l *eventlog.Log, bank tpm.Alg, pcr int) []step {
+func steps(s *Sample, pcr int) []step {
 	var out []step
-	for i := range l.Events {
-		if e := &l.Events[i]; int(e.PCR) == pcr && e.Measured() {
-			out = append(out, step{hex.EncodeToString(e.Digest(bank)), e.Type.String() + " " + e.Description()})
+	events := slices.Concat(s.Log.Events, s.Later)
+	for i := range events {
+		if e := &events[i]; int(e.PCR) == pcr && e.Measured() {
+			out = append(out, step{hex.EncodeToString(e.Digest(s.bank())), e.Type.String() + " " + e.Description()})
 		}
 	}
 	return out
