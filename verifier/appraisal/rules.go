@@ -44,6 +44,7 @@ func (r *run) facts() *rules.Facts {
 		f.PCRs[int64(p)] = hex.EncodeToString(v)
 	}
 	if r.log != nil {
+		f.Boot = r.bootFacts()
 		if r.proven(7) {
 			f.SecureBoot = rules.State{Known: r.log.secureBoot.Known, Enabled: r.log.secureBoot.Enabled}
 		}

@@ -32,6 +32,7 @@ type Facts struct {
 	PCRs       map[int64]string `cel:"pcrs" json:"pcrs"`     // proven values, SHA-256 bank
 	Events     []Event          `cel:"events" json:"events"` // of the boot log, in order
 	IMA        IMA              `cel:"ima" json:"ima"`
+	Boot       Boot             `cel:"boot" json:"boot"` // what those events prove
 }
 
 // Node is what the operator says of the node.
@@ -102,13 +103,14 @@ func Compile(expression string) (*Rule, error) {
 func environment() (*cel.Env, error) {
 	return cel.NewCustomEnv(
 		cel.StdLib(cel.StdLibSubset(&env.LibrarySubset{ExcludeFunctions: timeFunctions()})),
-		ext.NativeTypes(reflect.TypeFor[Facts](), reflect.TypeFor[Node](), reflect.TypeFor[TPM](), reflect.TypeFor[State](), reflect.TypeFor[Event](), reflect.TypeFor[IMA](), ext.ParseStructTags(true)),
+		ext.NativeTypes(reflect.TypeFor[Facts](), reflect.TypeFor[Node](), reflect.TypeFor[TPM](), reflect.TypeFor[State](), reflect.TypeFor[Event](), reflect.TypeFor[IMA](), reflect.TypeFor[Boot](), ext.ParseStructTags(true)),
 		cel.Variable("node", cel.ObjectType("rules.Node")),
 		cel.Variable("tpm", cel.ObjectType("rules.TPM")),
 		cel.Variable("secure_boot", cel.ObjectType("rules.State")),
 		cel.Variable("pcrs", cel.MapType(cel.IntType, cel.StringType)),
 		cel.Variable("events", cel.ListType(cel.ObjectType("rules.Event"))),
 		cel.Variable("ima", cel.ObjectType("rules.IMA")),
+		cel.Variable("boot", cel.ObjectType("rules.Boot")),
 	)
 }
 
@@ -125,7 +127,7 @@ func timeFunctions() []*env.Function {
 // facts: a denial, like false.
 func (r *Rule) Holds(f *Facts) (bool, error) {
 	v, _, err := r.program.Eval(map[string]any{
-		"node": f.Node, "tpm": f.TPM, "secure_boot": f.SecureBoot, "pcrs": f.PCRs, "events": f.Events, "ima": f.IMA,
+		"node": f.Node, "tpm": f.TPM, "secure_boot": f.SecureBoot, "pcrs": f.PCRs, "events": f.Events, "ima": f.IMA, "boot": f.Boot,
 	})
 	if err != nil {
 		return false, err

@@ -60,6 +60,8 @@ func TestRuleWithoutAnAnswer(t *testing.T) {
 func TestBadExpression(t *testing.T) {
 	for _, c := range []struct{ expr, want string }{
 		{"secure_boot.enabeld", "line 1, column 12"},
+		{"boot.exited &&\n boot.kernels.size() > 0", "line 2, column 6"},
+		{"boot.pk == 1", "line 1, column 9"},
 		{"node.class == \"a\" &&\n  frobnicate(1)", "line 2, column 13"},
 		{"1 + 1", "bool"},
 		{"", "line 1"},
