@@ -223,13 +223,13 @@ func bootCovered(log []byte) map[uint32]string {
 		}
 		data := f.take(f.u32())
 		switch {
-		case typ == int(eventlog.NoAction) && pcr == 0 && bytes.HasPrefix(data, []byte("StartupLocality\x00")) && len(data) == 17:
+		case eventlog.Type(typ) == eventlog.NoAction && pcr == 0 && bytes.HasPrefix(data, []byte("StartupLocality\x00")) && len(data) == 17:
 			if data[16] != 0 {
 				start += fmt.Sprintf("from locality %d ", data[16])
 			}
-		case typ == int(eventlog.NoAction) || pcr > 23:
+		case eventlog.Type(typ) == eventlog.NoAction || pcr > 23:
 		default:
-			if typ == int(eventlog.HCRTM) && pcr == 0 {
+			if eventlog.Type(typ) == eventlog.HCRTM && pcr == 0 {
 				start += "from H-CRTM "
 			}
 			extended[pcr] = append(append(extended[pcr], byte(len(digest))), digest...)
