@@ -19,7 +19,7 @@ import (
 	"time"
 
 	"github.com/writ-attestation/writ/evidence"
-	"github.com/writ-attestation/writ/testdata/boots"
+	"github.com/writ-attestation/writ/tpm"
 	"github.com/writ-attestation/writ/tpm/device"
 	"github.com/writ-attestation/writ/tpm/eventlog"
 	"github.com/writ-attestation/writ/tpm/ima"
@@ -200,6 +200,7 @@ type box struct {
 	swtpm *swtpm.Instance
 	tpm   *device.TPM
 	enrol Enrolment
+	bank  tpm.Alg
 
 	mu       sync.Mutex
 	commands []device.Command
@@ -207,7 +208,13 @@ type box struct {
 
 func (d *domain) box() *box {
 	d.t.Helper()
-	b := &box{t: d.t, d: d, dir: d.t.TempDir()}
+	return d.boxOf("a-direct", 0)
+}
+
+// boxOf is box after another recorded boot, quoting a bank.
+func (d *domain) boxOf(boot string, bank tpm.Alg) *box {
+	d.t.Helper()
+	b := &box{t: d.t, d: d, dir: d.t.TempDir(), bank: bank}
 	ctx := context.Background()
 	if err := swtpm.Manufacture(ctx, filepath.Join(b.dir, "tpm"), d.maker, swtpm.Options{}); err != nil {
 		d.t.Fatal(err)
@@ -218,7 +225,7 @@ func (d *domain) box() *box {
 	}
 	d.t.Cleanup(func() { b.swtpm.Close() })
 	for _, name := range []string{"eventlog.bin", "ima.bin"} {
-		raw, err := boots.FS.ReadFile("a-direct/" + name)
+		raw, err := os.ReadFile(filepath.Join("../testdata/boots", boot, name))
 		if err != nil {
 			d.t.Fatal(err)
 		}
@@ -252,7 +259,7 @@ func (b *box) read(name string) []byte {
 }
 
 func (b *box) logs() Logs {
-	return Logs{Event: filepath.Join(b.dir, "eventlog.bin"), IMA: filepath.Join(b.dir, "ima.bin")}
+	return Logs{Event: filepath.Join(b.dir, "eventlog.bin"), IMA: filepath.Join(b.dir, "ima.bin"), Bank: b.bank}
 }
 
 // boot extends what the logs say.

@@ -57,14 +57,15 @@ func (i *Instance) ReplayLog(log *eventlog.Log) error {
 }
 
 // ReplayIMA extends what a measurement list says was extended, as the kernel does
-// on a TPM with the sha1 and sha256 banks in use: the hash of the template data
+// on a TPM with the sha1, sha256 and sha384 banks in use: the hash of the template data
 // in each bank, ff..ff for a violation.
 func (i *Instance) ReplayIMA(list *ima.List) error {
 	for n := range list.Entries {
 		e := &list.Entries[n]
 		err := i.Extend(int(e.PCR),
 			eventlog.Digest{Alg: tpm.AlgSHA1, Sum: e.Digest(tpm.AlgSHA1)},
-			eventlog.Digest{Alg: tpm.AlgSHA256, Sum: e.Digest(tpm.AlgSHA256)})
+			eventlog.Digest{Alg: tpm.AlgSHA256, Sum: e.Digest(tpm.AlgSHA256)},
+			eventlog.Digest{Alg: tpm.AlgSHA384, Sum: e.Digest(tpm.AlgSHA384)})
 		if err != nil {
 			return fmt.Errorf("replaying IMA list: entry %d: %w", n, err)
 		}
