@@ -53,6 +53,7 @@ type Config struct {
 	TokenKeys    token.Keys        // every key of this issuer that still counts
 	ChallengeKey []byte            // 32 bytes
 	KeyIDs       map[string]string // purpose -> id, recorded in store and log
+	Witnesses    string            // policy of the log's witnesses, for the trust file
 	PeerLogKeys  []string          // ids of the log keys of the domain's other verifiers
 
 	ReferenceKeys      []ed25519.PublicKey
@@ -120,6 +121,7 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 	if err := s.start(ctx); err != nil {
 		return nil, err
 	}
+	s.recallWitnessed(ctx)
 	return s, nil
 }
 
@@ -152,7 +154,7 @@ func (s *Service) Log() *ledger.Log { return s.log }
 // Trust is what somebody needs to check this domain's bundles and tokens
 // offline. It is public.
 func (s *Service) Trust(logKeys ...string) (*bundle.Trust, error) {
-	t := &bundle.Trust{V: 1, Domain: s.cfg.Domain, Log: logKeys, TokenKeys: s.cfg.TokenKeys}
+	t := &bundle.Trust{V: 1, Domain: s.cfg.Domain, Log: logKeys, TokenKeys: s.cfg.TokenKeys, WitnessPolicy: s.cfg.Witnesses}
 	if s.cfg.ReferenceThreshold > 1 {
 		t.Threshold = s.cfg.ReferenceThreshold
 	}

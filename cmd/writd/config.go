@@ -20,6 +20,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 
 	"github.com/writ-attestation/writ/tpm/ekroots"
+	"github.com/writ-attestation/writ/verifier/bundle"
 	"github.com/writ-attestation/writ/verifier/reference"
 )
 
@@ -36,6 +37,8 @@ type config struct {
 	Data               string   `toml:"data"`
 	Database           string   `toml:"database"`
 	Peers              []string `toml:"peers"`
+	Witnesses          string   `toml:"witnesses"`
+	WitnessEvery       duration `toml:"witness_every"`
 	Listen             string   `toml:"listen"`
 	Admin              string   `toml:"admin"`
 	Addresses          []string `toml:"addresses"`
@@ -66,7 +69,7 @@ func (d *duration) UnmarshalText(b []byte) error {
 }
 
 func defaults() config {
-	return config{Name: "1", Data: "/var/lib/writd", Listen: "0.0.0.0:8443", Admin: "127.0.0.1:8444", TokenLife: duration(time.Minute), MinLevel: "E3",
+	return config{Name: "1", Data: "/var/lib/writd", Listen: "0.0.0.0:8443", Admin: "127.0.0.1:8444", TokenLife: duration(time.Minute), WitnessEvery: duration(2 * time.Second), MinLevel: "E3",
 		ReferenceThreshold: 1, Approvals: 2, LogLevel: "info", LogFormat: "json"}
 }
 
@@ -143,6 +146,12 @@ func (c *config) check() error {
 	}
 	if n := len(c.ReferenceKeys); n > 0 && c.ReferenceThreshold > n {
 		bad("reference_threshold %d: only %d reference_keys are listed", c.ReferenceThreshold, n)
+	}
+	if _, err := bundle.ParsePolicy(c.Witnesses); err != nil {
+		bad("witnesses: %w", err)
+	}
+	if every := time.Duration(c.WitnessEvery); every < 100*time.Millisecond {
+		bad("witness_every %s: at least 100ms is needed", every)
 	}
 	if _, err := c.peerKeys(); err != nil {
 		bad("peers: %w", err)

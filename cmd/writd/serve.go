@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,8 +18,10 @@ import (
 
 	"github.com/writ-attestation/writ/verifier"
 	"github.com/writ-attestation/writ/verifier/api"
+	"github.com/writ-attestation/writ/verifier/bundle"
 	"github.com/writ-attestation/writ/verifier/keys"
 	"github.com/writ-attestation/writ/verifier/ledger"
+	"github.com/writ-attestation/writ/verifier/witness"
 )
 
 // Files of the data directory, beside those of package keys.
@@ -142,7 +145,7 @@ func (v *running) service(ctx context.Context) (*verifier.Service, error) {
 	}
 	return verifier.New(ctx, verifier.Config{
 		Domain: c.Domain, Name: c.Name, Issuer: c.issuer(), Build: "writ " + version, Log: v.ledger, Slog: v.log, SinceBoot: sinceBoot,
-		EKRoots: roots, EKVendors: bundle, EKIntermediates: intermediates, TokenKey: v.keys.Token, TokenKeyID: v.keys.TokenID(), TokenKeys: v.keys.TokenKeys(), ChallengeKey: v.keys.Challenge, KeyIDs: v.keys.IDs(), PeerLogKeys: peers,
+		EKRoots: roots, EKVendors: bundle, EKIntermediates: intermediates, TokenKey: v.keys.Token, TokenKeyID: v.keys.TokenID(), TokenKeys: v.keys.TokenKeys(), ChallengeKey: v.keys.Challenge, KeyIDs: v.keys.IDs(), PeerLogKeys: peers, Witnesses: c.Witnesses,
 		ReferenceKeys: signers, ReferenceThreshold: c.ReferenceThreshold, Approvals: c.Approvals,
 		TokenLife: time.Duration(c.TokenLife), Audiences: c.Audiences, MinLevel: c.MinLevel, ProveHaltEvery: time.Duration(c.ProveHaltEvery),
 	})
@@ -180,6 +183,18 @@ func (v *running) serve(ctx context.Context, public, admin string, ready func(pu
 	s, err := api.New(api.Config{Service: v.svc, Keys: v.keys, Name: v.cfg.Name, Hosts: hosts, PublicEntries: v.cfg.PublicEntries, Version: version, Log: v.log})
 	if err != nil {
 		return err
+	}
+	policy, err := bundle.ParsePolicy(v.cfg.Witnesses)
+	if err != nil {
+		return err
+	}
+	if len(policy.Witnesses) > 0 {
+		rounds, stop := context.WithCancel(ctx)
+		var asking sync.WaitGroup
+		defer asking.Wait()
+		defer stop()
+		round := witness.New(witness.Config{Log: v.ledger, Policy: policy, Every: time.Duration(v.cfg.WitnessEvery), Keep: v.svc.Witnessed, Slog: v.log})
+		asking.Go(func() { round.Run(rounds) })
 	}
 	if ready != nil {
 		if err := ready(p.Addr(), a.Addr()); err != nil {

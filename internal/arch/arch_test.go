@@ -48,6 +48,7 @@ var layers = map[string]string{
 	"verifier/corim":           "verifier/reference",
 	"verifier/packages":        "",
 	"verifier/protocol":        "",
+	"verifier/witness":         "verifier/bundle verifier/ledger",
 	"verifier/lineage":         "verifier/appraisal verifier/bundle verifier/ledger",
 	"attestor":                 "internal/durable verifier/protocol evidence tpm tpm/device tpm/eventlog tpm/ima verifier/bundle verifier/ledger verifier/token",
 	"enclave":                  "verifier/token",

@@ -123,6 +123,9 @@ func ParseTrust(b []byte) (*Trust, error) {
 	if _, err := t.references(); err != nil {
 		return nil, fmt.Errorf("reading the trust file: %w", err)
 	}
+	if _, err := ParsePolicy(t.WitnessPolicy); err != nil {
+		return nil, fmt.Errorf("reading the trust file: %w", err)
+	}
 	if _, err := t.roots(); err != nil {
 		return nil, fmt.Errorf("reading the trust file: %w", err)
 	}

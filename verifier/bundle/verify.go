@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/writ-attestation/writ/evidence"
@@ -96,6 +97,7 @@ func Verify(b *Bundle, t *Trust) *Report {
 		r.skip("history", "the bundle holds no log entry: it was collected offline, not decided by a verifier")
 	} else {
 		entry := r.history(b, t)
+		r.witnesses(b, t)
 		r.entry(b, &v, entry)
 		r.token(b, t, &v, entry)
 	}
@@ -192,6 +194,31 @@ func (r *Report) history(b *Bundle, t *Trust) *proven {
 		return nil
 	}
 	return p
+}
+
+// witnesses looks for the cosignatures that the trust file demands. A receipt
+// that was given before the next round has none yet: that is not a failure, but
+// nothing is verified either.
+func (r *Report) witnesses(b *Bundle, t *Trust) {
+	policy, err := ParsePolicy(t.WitnessPolicy)
+	if err != nil {
+		r.check("witnesses", err, "")
+		return
+	}
+	if !policy.Demands() {
+		return
+	}
+	p, err := ledger.ParseProof(b.Receipt)
+	if err != nil {
+		r.check("witnesses", err, "")
+		return
+	}
+	by, ok := policy.Cosigned(p.Note, t.Log...)
+	if !ok {
+		r.skip("witnesses", fmt.Sprintf("the checkpoint is cosigned by %d witnesses (%s), which is not the quorum that the trust file demands; fetch the bundle again after the next round", len(by), strings.Join(by, ", ")))
+		return
+	}
+	r.check("witnesses", nil, "cosigned by %s", strings.Join(by, ", "))
 }
 
 func (r *Report) entry(b *Bundle, v *appraisal.Verdict, e *proven) {

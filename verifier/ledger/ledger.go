@@ -146,6 +146,8 @@ type Log struct {
 	head    *head         // what readers see: committed and guarded
 	changed chan struct{} // closed when head is replaced
 	frozen  error         // why nothing is appended any more
+
+	witnessed *head // the last one that witnesses cosigned; nil: none
 }
 
 // head is a published state of the log. It is not changed.

@@ -44,8 +44,16 @@ func (l *Log) Blob(ctx context.Context, sum [32]byte) ([]byte, error) {
 	return b, nil
 }
 
-// Checkpoint returns the latest signed checkpoint.
-func (l *Log) Checkpoint() []byte { return l.current().note }
+// Checkpoint returns the latest signed checkpoint, with its cosignatures if it
+// has them already.
+func (l *Log) Checkpoint() []byte {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if w := l.witnessed; w != nil && w.edge.size == l.head.edge.size {
+		return w.note
+	}
+	return l.head.note
+}
 
 // Size returns the number of entries under the latest checkpoint.
 func (l *Log) Size() uint64 { return l.current().edge.size }
@@ -86,9 +94,9 @@ func (l *Log) Entries(ctx context.Context, from, to uint64) ([][]byte, error) {
 }
 
 // Prove returns the proof (c2sp.org/tlog-proof@v1) that the entry at an index
-// is under the latest checkpoint.
+// is under the latest checkpoint, or under the latest cosigned one that has it.
 func (l *Log) Prove(ctx context.Context, index uint64) (string, error) {
-	h := l.current()
+	h := l.provable(index)
 	if index >= h.edge.size {
 		return "", fmt.Errorf("proving entry %d of a log of size %d: %w", index, h.edge.size, ErrNotFound)
 	}

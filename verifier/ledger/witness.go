@@ -186,6 +186,12 @@ func newCosignature(name string, key ed25519.PublicKey) cosignature {
 	return cosignature{name, binary.BigEndian.Uint32(sum[:]), key}
 }
 
+// CheckWitnessKey reports what is wrong with the text form of a witness's key.
+func CheckWitnessKey(text string) error {
+	_, err := parseWitnessKey(text)
+	return err
+}
+
 func parseWitnessKey(text string) (cosignature, error) {
 	bad := fmt.Errorf("%.100q is not the key of a witness: expected name+id+key of type 4", text)
 	name, rest, _ := strings.Cut(text, "+")

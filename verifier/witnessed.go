@@ -1,0 +1,33 @@
+package verifier
+
+import (
+	"context"
+
+	"github.com/writ-attestation/writ/verifier/ledger"
+)
+
+var witnessedKey = ledger.Key{Kind: kindDomain, ID: "witnessed"}
+
+// Witnessed stores a checkpoint that witnesses have cosigned, and proves entries
+// under it from then on.
+func (s *Service) Witnessed(ctx context.Context, note []byte) error {
+	if err := s.log.Witnessed(ctx, note); err != nil {
+		return err
+	}
+	_, err := s.log.Append(ctx, ledger.Draft{Build: func(ledger.Slot) (ledger.Change, error) {
+		return ledger.Change{Puts: []ledger.Put{{Key: witnessedKey, Value: encode(string(note))}}}, nil
+	}})
+	return err
+}
+
+// recallWitnessed takes up what was stored before a restart. It is worth what
+// its signatures are; one that no longer fits is only left out.
+func (s *Service) recallWitnessed(ctx context.Context) {
+	note, ok, err := row[string](ctx, s, witnessedKey)
+	if err == nil && ok {
+		err = s.log.Witnessed(ctx, []byte(note))
+	}
+	if err != nil {
+		s.cfg.Slog.ErrorContext(ctx, "the stored cosigned checkpoint is not taken up", "error", err)
+	}
+}
