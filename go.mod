@@ -21,6 +21,7 @@ require (
 	github.com/prometheus/client_golang v1.25.0
 	github.com/rogpeppe/go-internal v1.16.0
 	github.com/spf13/cobra v1.10.2
+	github.com/therootcompany/xz v1.0.1
 	github.com/veraison/cmw v0.2.0
 	github.com/veraison/corim v1.1.2
 	github.com/veraison/swid v1.1.1-0.20230911094910-8ffdd07a22ca

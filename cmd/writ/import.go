@@ -25,8 +25,7 @@ set before it is signed.
 
 --package reads the files of Debian and RPM packages (and tar archives) into an
 allow list with their SHA-256. Check the packages' signatures first. A .deb may be
-compressed with gzip, zstd or bzip2; unpack an xz one with
-  dpkg-deb --fsys-tarfile FILE.deb > FILE.tar
+compressed with xz, zstd, gzip or bzip2.
 --merged-usr lists files of /bin, /sbin and /lib* below /usr too.`,
 		Example: `  writ reference import --package coreutils.deb --package bash.deb --merged-usr -o debian.list
   writ reference import --eventlog-yaml events.yaml --name web -o web.json`,

@@ -82,6 +82,7 @@ var owners = map[string]string{
 	"github.com/jackc/pgx/v5":             "verifier/store",
 	"github.com/pressly/goose/v3":         "verifier/store",
 	"github.com/klauspost/compress":       "verifier/packages verifier/store",
+	"github.com/therootcompany/xz":        "verifier/packages",
 	"golang.org/x/mod":                    "verifier/ledger",
 	"golang.org/x/crypto":                 "verifier/lineage",
 	"github.com/labstack/echo/v4":         "verifier/api",

@@ -22,12 +22,15 @@ import (
 	"strings"
 
 	"github.com/klauspost/compress/zstd"
+	"github.com/therootcompany/xz"
 )
 
-// Bounds: files of a package, and bytes of all of them unpacked.
+// Bounds: files of a package, bytes of all of them unpacked, and bytes of what a
+// decompressor remembers.
 const (
-	maxFiles = 500_000
-	maxBytes = 32 << 30
+	maxFiles  = 500_000
+	maxBytes  = 32 << 30
+	maxWindow = 256 << 20
 )
 
 // File is a regular file of a package.
@@ -108,8 +111,14 @@ func readData(name string, r io.Reader) ([]File, error) {
 		return readTar(z)
 	case "data.tar.bz2":
 		return readTar(bzip2.NewReader(r))
+	case "data.tar.xz":
+		z, err := xz.NewReader(r, maxWindow)
+		if err != nil {
+			return nil, fmt.Errorf("reading %s: %w", name, err)
+		}
+		return readTar(z)
 	case "data.tar.zst":
-		z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(256<<20))
+		z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxWindow))
 		if err != nil {
 			return nil, fmt.Errorf("reading %s: %w", name, err)
 		}

@@ -72,9 +72,12 @@ func TestDeb(t *testing.T) {
 			t.Errorf("%s: %v, %v", name, got, err)
 		}
 	}
-	_, err := packages.Read(bytes.NewReader(slices.Concat(start, member("data.tar.xz", []byte("x")))))
+	_, err := packages.Read(bytes.NewReader(slices.Concat(start, member("data.tar.lzma", []byte("x")))))
 	if err == nil || !strings.Contains(err.Error(), "dpkg-deb --fsys-tarfile") {
-		t.Errorf("xz: %v", err)
+		t.Errorf("lzma: %v", err)
+	}
+	if got, err := packages.Read(bytes.NewReader(slices.Concat(start, member("data.tar.xz", []byte("x"))))); err == nil {
+		t.Errorf("a broken xz stream: %v", got)
 	}
 }
 
@@ -90,7 +93,7 @@ func TestDpkgDeb(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for _, z := range []string{"zstd", "gzip", "none"} {
+	for _, z := range []string{"xz", "zstd", "gzip", "none"} {
 		deb := filepath.Join(dir, z+".deb")
 		if out, err := exec.Command("dpkg-deb", "-Z"+z, "--build", root, deb).CombinedOutput(); err != nil {
 			t.Fatalf("%v: %s", err, out)
