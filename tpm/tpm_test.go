@@ -176,3 +176,14 @@ func wantError(t testing.TB, err error, want string) {
 		t.Fatalf("error %q, want one with %q", err, want)
 	}
 }
+
+func FuzzParseAlg(f *testing.F) {
+	for _, name := range []string{"sha1", "sha256", "sm3_256", "SHA256", "0x000b", ""} {
+		f.Add(name)
+	}
+	f.Fuzz(func(t *testing.T, name string) {
+		if a, err := tpm.ParseAlg(name); err == nil && !strings.EqualFold(a.String(), name) {
+			t.Errorf("%q is read as %v", name, a)
+		}
+	})
+}

@@ -144,3 +144,17 @@ func TestPaddedBank(t *testing.T) {
 		t.Error("something else passes for a padded bank")
 	}
 }
+
+func FuzzParseKey(f *testing.F) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(publicPEM(f, key.Public()))
+	f.Add("-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		if k, err := ima.ParseKey(text); err == nil && (k.Public == nil || len(k.IDs) == 0) {
+			t.Errorf("%q is a key that nothing can name: %+v", text, k)
+		}
+	})
+}

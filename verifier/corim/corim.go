@@ -117,7 +117,12 @@ func valuesOf(s *reference.Set, p *reference.PCR) (values [][]byte, why string) 
 
 // Import reads the integrity registers of a CoRIM into a quote-only set named
 // name. One in COSE_Sign1 must be signed by key; an unsigned one takes nil.
-func Import(name string, b []byte, key crypto.PublicKey) (*reference.Set, error) {
+func Import(name string, b []byte, key crypto.PublicKey) (_ *reference.Set, err error) {
+	defer func() { // corim v1.1.2 indexes CBOR it has not measured
+		if p := recover(); p != nil {
+			err = fmt.Errorf("reading CoRIM: malformed: %v", p)
+		}
+	}()
 	if len(b) > maxSize {
 		return nil, fmt.Errorf("reading CoRIM: %d bytes, at most %d are allowed", len(b), maxSize)
 	}

@@ -249,3 +249,16 @@ func unbase64(t *testing.T, s string) []byte {
 	}
 	return b
 }
+
+func FuzzOpenCosigned(f *testing.F) {
+	w, err := ledger.NewWitness("witness.example", key(7))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add("note\n\n— witness.example AAAA\n", w.VerifierKey())
+	f.Fuzz(func(t *testing.T, msg, witness string) {
+		if c, _, err := ledger.OpenCosigned([]byte(msg), witness); err == nil {
+			t.Errorf("without a key of a log: %+v", c)
+		}
+	})
+}

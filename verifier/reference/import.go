@@ -3,10 +3,12 @@ package reference
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/writ-attestation/writ/tpm"
 	"github.com/writ-attestation/writ/tpm/eventlog"
@@ -19,6 +21,9 @@ import (
 func ImportEvents(name string, yaml []byte) (*Set, []Note, error) {
 	if len(yaml) > MaxSize {
 		return nil, nil, fmt.Errorf("reading events: %d bytes, at most %d are allowed", len(yaml), MaxSize)
+	}
+	if !utf8.Valid(yaml) {
+		return nil, nil, errors.New("reading events: not UTF-8; print them again with tpm2_eventlog")
 	}
 	events, err := readEvents(yaml)
 	if err != nil {

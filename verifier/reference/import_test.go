@@ -73,3 +73,30 @@ func TestImportOtherEvents(t *testing.T) {
 		}
 	}
 }
+
+func FuzzImportEvents(f *testing.F) {
+	f.Add([]byte("---\nversion: 1\nevents:\n- EventNum: 1\n  PCRIndex: 4\n  EventType: EV_IPL\n  DigestCount: 1\n  Digests:\n  - AlgorithmId: sha256\n    Digest: \"" + strings.Repeat("ab", 32) + "\"\n  EventSize: 1\n"))
+	f.Add([]byte("---\nevents:\n"))
+	f.Fuzz(func(t *testing.T, yaml []byte) {
+		s, _, err := reference.ImportEvents("lab", yaml)
+		if err != nil {
+			return
+		}
+		if _, err := reference.Parse(s.Marshal()); err != nil {
+			t.Errorf("%q becomes a set that is none: %v", yaml, err)
+		}
+	})
+}
+
+func FuzzParseKey(f *testing.F) {
+	f.Add(reference.FormatKey(make([]byte, 32)))
+	f.Fuzz(func(t *testing.T, text string) {
+		k, err := reference.ParseKey(text)
+		if err != nil {
+			return
+		}
+		if again, err := reference.ParseKey(reference.FormatKey(k)); err != nil || !again.Equal(k) {
+			t.Errorf("%q comes back as another key: %v", text, err)
+		}
+	})
+}

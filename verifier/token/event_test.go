@@ -92,3 +92,16 @@ func TestForgedEvent(t *testing.T) {
 		t.Errorf("issuing the zero event: %v", err)
 	}
 }
+
+func FuzzVerifyEvent(f *testing.F) {
+	key := newKey(f)
+	keys := keysOf(f, key)
+	f.Add(issueEvent(f, goodEvent(), key))
+	f.Add(issue(f, good(), key))
+	f.Fuzz(func(t *testing.T, set string) {
+		e, err := token.VerifyEvent(set, keys, want, at)
+		if err == nil && (e.Issuer != want.Issuer || e.Seq != goodEvent().Seq) {
+			t.Errorf("%s is taken for the issuer's word: %+v", set, e)
+		}
+	})
+}

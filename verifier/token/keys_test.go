@@ -113,3 +113,25 @@ func FuzzParseJWKS(f *testing.F) {
 		}
 	})
 }
+
+func FuzzParseJWK(f *testing.F) {
+	jwk, err := token.MarshalJWK(newKey(f).Public())
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(jwk)
+	f.Add([]byte(`{"kty":"oct","k":"AAAA"}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		key, err := token.ParseJWK(b)
+		if err != nil {
+			return
+		}
+		out, err := token.MarshalJWK(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again, err := token.ParseJWK(out); err != nil || !again.Equal(key) {
+			t.Errorf("%s comes back as another key: %v", b, err)
+		}
+	})
+}
