@@ -36,3 +36,17 @@ func FuzzParseCertificatePEM(f *testing.F) {
 		}
 	})
 }
+
+func FuzzParsePolicy(f *testing.F) {
+	f.Add("")
+	f.Add("# comment\nlog example.org/log+0+AAAA\nwitness w1 w.example+00000000+AAAA https://w.example\ngroup g any w1\nquorum g\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		p, err := bundle.ParsePolicy(text)
+		if err != nil {
+			return
+		}
+		if _, met := p.Cosigned(nil); met && p.Demands() {
+			t.Errorf("%q is met by nobody", text)
+		}
+	})
+}
