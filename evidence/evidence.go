@@ -26,9 +26,12 @@ const (
 	MediaType      = "application/cmw+json"
 )
 
-// Limits: a request, a boot log, a small item (bytes).
+// Limits: a request, evidence within a bundle, a boot log, a small item (bytes).
+// What one request brought is at most MaxSize, but lists grow from request to
+// request.
 const (
 	MaxSize    = 16 << 20
+	MaxHeld    = 60 << 20
 	MaxBootLog = 4 << 20
 	maxItem    = 64 << 10
 )
@@ -203,9 +206,12 @@ func (e *Evidence) Marshal() ([]byte, error) {
 
 // Parse reads a collection strictly: known labels, each once, each with its
 // own media type, within the limits, in the one encoding Marshal writes.
-func Parse(b []byte) (*Evidence, error) {
-	if len(b) > MaxSize {
-		return nil, fmt.Errorf("reading evidence: %d bytes, at most %d are allowed", len(b), MaxSize)
+func Parse(b []byte) (*Evidence, error) { return parse(b, MaxSize) }
+
+// parse reads evidence of at most limit bytes.
+func parse(b []byte, limit int) (*Evidence, error) {
+	if len(b) > limit {
+		return nil, fmt.Errorf("reading evidence: %d bytes, at most %d are allowed", len(b), limit)
 	}
 	// Decoded by hand: cmw v0.2.0 panics on an item such as ["a/b",1].
 	var raw map[string]json.RawMessage
@@ -219,7 +225,7 @@ func Parse(b []byte) (*Evidence, error) {
 	delete(raw, "__cmwc_t")
 	e := &Evidence{items: map[string]Item{}}
 	for label, r := range raw {
-		if err := e.parseItem(label, r); err != nil {
+		if err := e.parseItem(label, r, limit); err != nil {
 			return nil, fmt.Errorf("reading %.40q: %w", label, err)
 		}
 	}
@@ -236,12 +242,15 @@ func Parse(b []byte) (*Evidence, error) {
 	return e, nil
 }
 
-func (e *Evidence) parseItem(label string, r json.RawMessage) error {
+func (e *Evidence) parseItem(label string, r json.RawMessage, limit int) error {
 	i := slices.IndexFunc(kinds, func(k kind) bool { return k.label == label })
 	if i < 0 {
 		return errors.New("not an item of this collection")
 	}
 	k := kinds[i]
+	if k.label == IMALog {
+		k.max = limit
+	}
 	var parts []json.RawMessage
 	if err := json.Unmarshal(r, &parts); err != nil || len(parts) != 3 {
 		return errors.New("expected [media type, base64url, indicator]")
@@ -301,9 +310,10 @@ func (k kind) item(media string, content []byte) (Item, error) {
 // as it was sent.
 func (e *Evidence) MarshalJSON() ([]byte, error) { return e.Marshal() }
 
-// UnmarshalJSON is [Parse].
+// UnmarshalJSON is [Parse] for what a bundle holds: lists are in full there, and
+// can be longer than what one request may bring.
 func (e *Evidence) UnmarshalJSON(b []byte) error {
-	p, err := Parse(b)
+	p, err := parse(b, MaxHeld)
 	if err != nil {
 		return err
 	}
