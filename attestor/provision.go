@@ -2,7 +2,6 @@ package attestor
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/writ-attestation/writ/tpm"
@@ -16,18 +15,12 @@ type Enroller interface {
 	Activate(ctx context.Context, id string, a protocol.Activation) (*protocol.Enrolled, error)
 }
 
-// ErrNoEK: the TPM has no endorsement key with a certificate.
-var ErrNoEK = errors.New("the TPM holds no EK certificate")
-
 // Provision proves to a verifier that this TPM holds its EKs and the domain's
 // attestation key, spending a join token. It keeps nothing in the TPM.
 func Provision(ctx context.Context, t *device.TPM, v Enroller, domain string, generation uint32, joinToken string) (*protocol.Enrolled, error) {
 	eks, err := t.EKs()
 	if err != nil {
 		return nil, fmt.Errorf("reading the TPM's endorsement keys: %w", err)
-	}
-	if len(eks) == 0 {
-		return nil, fmt.Errorf("reading the TPM's endorsement keys: %w; ask its maker for one, or have an operator import it", ErrNoEK)
 	}
 	ak, err := t.AK(domain, generation)
 	if err != nil {

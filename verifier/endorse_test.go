@@ -65,6 +65,31 @@ func TestEKUnlikeItsCertificate(t *testing.T) {
 	}
 }
 
+// TestTPMWithoutCertificate is pending whatever its join token says; approved by
+// hand, nothing that requires the claim hardware is granted. Taking the
+// certificate away gives a TPM no second identity.
+func TestTPMWithoutCertificate(t *testing.T) {
+	enrolFaulty(t, swtpm.FaultNoCertificate, "no certificate")
+}
+
+func TestCertificateTakenAway(t *testing.T) {
+	t.Parallel()
+	d := newDomain(t)
+	n := d.machine("c-grub-sb")
+	d.enrol(n, "grub")
+	if _, err := d.SetStatus(ctx, operator, n.id, verifier.Revoked, "stolen"); err != nil {
+		t.Fatal(err)
+	}
+	req, eks := n.enrollRequest(d.mint("grub", n.ek))
+	req.EKs[0].Certificate, req.EKs[0].Chain = nil, nil
+	c, err := d.Enroll(ctx, req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = d.Activate(ctx, c.ID, n.open(c, eks))
+	refused(t, err, protocol.EnrollmentRefused)
+}
+
 // TestVendorAbsentFromBundle: with the bundle selected, a node of a maker it does
 // not have is pending and told which maker and which bundle.
 func TestVendorAbsentFromBundle(t *testing.T) {

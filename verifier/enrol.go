@@ -169,11 +169,7 @@ func (s *Service) checkKeys(req *protocol.EnrollRequest, now time.Time) (ak *tpm
 		if err != nil {
 			return nil, "", protocol.Refuse(protocol.EnrollmentRefused, "EK %d: %v", i, err)
 		}
-		cert, err := tpm.ParseCertificate(ek.Certificate)
-		if err != nil {
-			return nil, "", protocol.Refuse(protocol.EnrollmentRefused, "EK %d: reading its certificate: %v", i, err)
-		}
-		if err := tpm.CheckEK(pub, cert); err != nil {
+		if err := checkEK(pub, ek.Certificate); err != nil {
 			return nil, "", protocol.Refuse(protocol.EnrollmentRefused, "EK %d: %v", i, err)
 		}
 		if seen[ekID(ek)] {
@@ -187,10 +183,25 @@ func (s *Service) checkKeys(req *protocol.EnrollRequest, now time.Time) (ak *tpm
 	return ak, unknown, nil
 }
 
+// checkEK accepts a key without a certificate, which stays unconfirmed.
+func checkEK(ek *tpm.Public, certificate []byte) error {
+	if len(certificate) == 0 {
+		return tpm.CheckBareEK(ek)
+	}
+	cert, err := tpm.ParseCertificate(certificate)
+	if err != nil {
+		return fmt.Errorf("reading its certificate: %w", err)
+	}
+	return tpm.CheckEK(ek, cert)
+}
+
 // endorse confirms the maker of an EK. What the TPM does not carry of its chain
 // comes from the bundle's intermediates and is kept with the node, so that its
 // later appraisals rest on the same certificates.
 func (s *Service) endorse(ek *protocol.EK, now time.Time) error {
+	if len(ek.Certificate) == 0 {
+		return errors.New("the TPM carries no certificate, so nobody vouches for it")
+	}
 	given := append(parseCerts(ek.Chain), parseCerts(s.cfg.EKIntermediates)...)
 	chain, err := tpm.EKChain(ek.Certificate, parseCerts(s.roots), given, now)
 	if unknown := (x509.UnknownAuthorityError{}); errors.As(err, &unknown) && s.cfg.EKVendors != "" {
@@ -216,11 +227,18 @@ func (s *Service) endorse(ek *protocol.EK, now time.Time) error {
 // (hexadecimal SHA-256 of the SubjectPublicKeyInfo): a public area around the
 // same key can be written in several ways, and none of them is another TPM.
 func ekID(ek protocol.EK) string {
-	cert, err := tpm.ParseCertificate(ek.Certificate)
-	if err != nil {
-		return hexSum(ek.Certificate) // never stored: checkKeys has refused it
+	if cert, err := tpm.ParseCertificate(ek.Certificate); err == nil {
+		return hexSum(cert.RawSubjectPublicKeyInfo)
 	}
-	return hexSum(cert.RawSubjectPublicKeyInfo)
+	pub, err := tpm.ParsePublic(ek.Public)
+	if err != nil {
+		return hexSum(ek.Public) // never stored: checkKeys has refused it
+	}
+	spki, err := x509.MarshalPKIXPublicKey(pub.Key())
+	if err != nil {
+		return hexSum(ek.Public)
+	}
+	return hexSum(spki)
 }
 
 func parseCerts(der [][]byte) []*x509.Certificate {

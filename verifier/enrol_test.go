@@ -238,7 +238,7 @@ func TestEKWithAnotherPublicArea(t *testing.T) {
 		"another policy":        func(r *protocol.EnrollRequest) { r.EKs[0].Public[12] ^= 1 },
 		"trailing bytes":        func(r *protocol.EnrollRequest) { r.EKs[0].Public = append(r.EKs[0].Public, 0) },
 		"another's certificate": func(r *protocol.EnrollRequest) { r.EKs[0].Certificate = foreign.EKs[0].Certificate },
-		"no certificate":        func(r *protocol.EnrollRequest) { r.EKs[0].Certificate = nil },
+		"a broken certificate":  func(r *protocol.EnrollRequest) { r.EKs[0].Certificate = []byte{0x30} },
 		"no EK":                 func(r *protocol.EnrollRequest) { r.EKs = nil },
 		"one EK twice":          func(r *protocol.EnrollRequest) { r.EKs = append(r.EKs, r.EKs[0]) },
 		"too many EKs":          func(r *protocol.EnrollRequest) { r.EKs = make([]protocol.EK, 9) },

@@ -96,9 +96,6 @@ func provision(cmd *cobra.Command, d *device.TPM, verifiers []string, token, sta
 	if err != nil {
 		return tpmError(err)
 	}
-	if len(eks) == 0 {
-		return tpmError(attestor.ErrNoEK)
-	}
 	if err := attestor.Prepare(state, trust.Domain, tpm.NodeID(eks[0].Public)); err != nil {
 		return exit(exitUsage, err, "")
 	}
@@ -113,6 +110,9 @@ func provision(cmd *cobra.Command, d *device.TPM, verifiers []string, token, sta
 	fmt.Fprintf(cmd.OutOrStdout(), "%s\n", out.Node)
 	fmt.Fprintf(cmd.ErrOrStderr(), "enrolled in %s as %s, class %s: %s\n", trust.Domain, out.Node, out.Class, out.Status)
 	if out.Status != "active" {
+		if out.Reason != "" {
+			fmt.Fprintf(cmd.ErrOrStderr(), "the TPM's maker is not confirmed: %s\n", out.Reason)
+		}
 		fmt.Fprintf(cmd.ErrOrStderr(), "hint: an operator approves it: writ node approve %s\n", out.Node)
 		return exit(exitPartial, nil, "")
 	}
@@ -127,9 +127,6 @@ func (t *tpmFlags) printEK(cmd *cobra.Command) error {
 	}
 	defer d.Close()
 	eks, err := d.EKs()
-	if err == nil && len(eks) == 0 {
-		err = attestor.ErrNoEK
-	}
 	if err != nil {
 		return tpmError(fmt.Errorf("reading the TPM's endorsement keys: %w", err))
 	}

@@ -54,7 +54,7 @@ func tpmError(err error) error {
 		return nil
 	case errors.As(err, &no):
 		return exit(exitNoTPM, err, no.Hint)
-	case errors.Is(err, attestor.ErrNoEK), errors.Is(err, attestor.ErrNotEnrolled):
+	case errors.Is(err, attestor.ErrNotEnrolled):
 		return exit(exitNoTPM, err, "")
 	}
 	return err
@@ -108,9 +108,6 @@ func collect(d *device.TPM, logs attestor.Logs, domain string, nonce [32]byte) (
 	if err != nil {
 		return nil, err
 	}
-	if len(eks) == 0 {
-		return nil, attestor.ErrNoEK
-	}
 	node := tpm.NodeID(eks[0].Public)
 	ev, ak, err := attestor.Collect(d, logs, domain, 1, node, nonce)
 	if err != nil {
@@ -121,7 +118,9 @@ func collect(d *device.TPM, logs attestor.Logs, domain string, nonce [32]byte) (
 		Challenge: appraisal.Challenge{Domain: domain, Node: node, Nonce: nonce[:], Issued: now, Purpose: evidence.Collection, Binding: appraisal.BoundWrit},
 		Prior:     appraisal.Prior{EK: eks[0].Public.Marshal(), AK: ak, Generation: 1}}
 	for _, ek := range eks {
-		in.Prior.EKCertificates = append(in.Prior.EKCertificates, ek.Certificate)
+		if ek.Certificate != nil {
+			in.Prior.EKCertificates = append(in.Prior.EKCertificates, ek.Certificate)
+		}
 		in.Prior.EKChain = append(in.Prior.EKChain, ek.Chain...)
 	}
 	v := appraisal.Appraise(in)

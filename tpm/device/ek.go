@@ -9,11 +9,11 @@ import (
 	"github.com/writ-attestation/writ/tpm"
 )
 
-// EK is an endorsement key with a certificate in the TPM's NV. Nothing in it is
+// EK is an endorsement key, with its certificate in the TPM's NV if it has one. Nothing in it is
 // checked here: the certificate may be of another key.
 type EK struct {
 	Public      *tpm.Public
-	Certificate []byte   // DER
+	Certificate []byte   // DER; nil if NV has none
 	Chain       [][]byte // the certificates of its issuers that are in NV, DER
 
 	template tpm.EKTemplate
@@ -28,7 +28,8 @@ const (
 )
 
 // EKs returns every endorsement key of a kind that Writ knows ([tpm.EKTemplates])
-// and that has a certificate in NV, in the order of preference. None is an error.
+// and that has a certificate in NV, in the order of preference. If there is none
+// it is the key of the first template, without a certificate: nobody vouches for it.
 func (t *TPM) EKs() ([]EK, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -68,7 +69,11 @@ func (t *TPM) readEKs() ([]EK, error) {
 		out = append(out, ek)
 	}
 	if len(out) == 0 {
-		return nil, fmt.Errorf("no certificate of an RSA-2048, RSA-3072, P-256 or P-384 key in NV (found %d other indices): a TPM without one can only be allow-listed by its maker's list", len(indices))
+		ek := EK{template: tpm.EKTemplates()[0]}
+		if err := t.findKey(&ek, nil); err != nil {
+			return nil, fmt.Errorf("EK of template %s, without a certificate: %w", ek.template.Label, err)
+		}
+		return []EK{ek}, nil
 	}
 	return out, nil
 }

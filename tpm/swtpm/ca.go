@@ -86,12 +86,13 @@ type Fault int
 
 // The faults a TPM can be manufactured with.
 const (
-	FaultNone       Fault = iota
-	FaultWrongCA          // issued by a maker of the same name that nobody trusts
-	FaultExpired          // expired an hour before the CA was made
-	FaultMissingEKU       // without extended key usage 2.23.133.8.1
-	FaultIsCA             // a CA's certificate
-	FaultOtherKey         // issued for another key than the TPM's
+	FaultNone          Fault = iota
+	FaultWrongCA             // issued by a maker of the same name that nobody trusts
+	FaultExpired             // expired an hour before the CA was made
+	FaultMissingEKU          // without extended key usage 2.23.133.8.1
+	FaultIsCA                // a CA's certificate
+	FaultOtherKey            // issued for another key than the TPM's
+	FaultNoCertificate       // none in NV
 )
 
 // ekCertificate issues an EK certificate as makers do: an empty subject, a

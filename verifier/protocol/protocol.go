@@ -14,7 +14,7 @@ import (
 // EK is an endorsement key of a TPM with what its maker says of it.
 type EK struct {
 	Public      []byte   `json:"public"`      // TPMT_PUBLIC
-	Certificate []byte   `json:"certificate"` // DER
+	Certificate []byte   `json:"certificate"` // DER; null: the TPM carries none
 	Chain       [][]byte `json:"chain,omitempty"`
 }
 
