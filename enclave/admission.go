@@ -68,6 +68,8 @@ type admission struct {
 	execution string
 	level     Level
 
+	partition time.Duration // a token counts for no longer than this; 0 for its life
+
 	mu      sync.Mutex
 	subject string // of the first token; all later ones have the same
 	boot    uint32
@@ -99,7 +101,11 @@ func (a *admission) admit(g Grant, wall time.Time) (Instant, error) {
 	if err := a.matches(c); err != nil {
 		return 0, fmt.Errorf("checking the token: %w", err)
 	}
-	deadline := g.T0.Add(c.Lease())
+	life := c.Lease()
+	if a.partition > 0 {
+		life = min(life, a.partition)
+	}
+	deadline := g.T0.Add(life)
 	if deadline <= now {
 		return 0, errors.New("checking the token: it has already ended on the boot clock")
 	}

@@ -58,6 +58,8 @@ type Config struct {
 	Audience    string        // "" is spiffe://<domain>/enclave
 	Parent      string        // execution that starts this one, or ""
 	DrainBefore time.Duration // SIGTERM this long before the deadline if renewing fails; 0 never
+	FreezeFor   time.Duration // hold the work still this long at its deadline before it is killed; 0 kills at once
+	Partition   time.Duration // stop this long after the last token was asked for, if it is shorter than the token's life; 0 never
 	Pids        int           // most processes and threads of the work; 0 is 4096
 	Record      string        // file for the stop record, or ""
 	JSONStop    bool          // stop record to stderr
@@ -120,7 +122,7 @@ func (k *keeper) keep() (*Stop, int, error) {
 		k.abandon()
 		return nil, 0, err
 	}
-	go pace(ctx, life, k.renew, k.renewed)
+	go pace(ctx, life, wallSteps(ctx), k.renew, k.renewed)
 	go k.forward()
 	runtime.GOMAXPROCS(8) // more than there are goroutines that could have something to do
 	if k.group != nil {
@@ -161,7 +163,7 @@ func (k *keeper) prepare() (err error) {
 		k.cfg.Audience = "spiffe://" + pinned.Domain + "/enclave"
 	}
 	k.admission = &admission{
-		trust: pinned, here: here, audience: k.cfg.Audience,
+		trust: pinned, here: here, audience: k.cfg.Audience, partition: k.cfg.Partition,
 		workload: k.program.digest, execution: k.execution, level: k.level,
 	}
 	return nil

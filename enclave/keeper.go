@@ -30,12 +30,13 @@ type keeper struct {
 	admission *admission
 
 	// The keys.
-	page  *word         // shared with the init
-	share *os.File      // the page's descriptor
-	fuse  fuse          // kills the keeper grace after the deadline
-	grace time.Duration // time the keeper has for doing it itself
-	bell  alarm         // rings at the deadline, and at once when revoked
-	drain alarm         // rings DrainBefore the deadline; -1 if not asked for
+	page   *word         // shared with the init
+	share  *os.File      // the page's descriptor
+	fuse   fuse          // kills the keeper grace after the deadline
+	frozen Instant       // since when the work stands still; 0 if it does not
+	grace  time.Duration // time the keeper has for doing it itself
+	bell   alarm         // rings at the deadline, and at once when revoked
+	drain  alarm         // rings DrainBefore the deadline; -1 if not asked for
 
 	group  *group          // nil below E3
 	kernel *kernelDeadline // nil below E4
@@ -206,7 +207,7 @@ func (k *keeper) extend(asked, deadline Instant) error {
 			return err
 		}
 	}
-	return k.bell.set(deadline)
+	return k.bell.set(k.ring(deadline))
 }
 
 // revoke ends the lease for good and wakes the thread that holds the work.
@@ -233,6 +234,9 @@ func (k *keeper) hold() bool {
 			return false
 		case fds[0].Revents != 0:
 			return true
+		case k.freezes() && Now() >= k.ring(k.page.deadline()) && k.freeze():
+			k.stop()
+			return false
 		}
 		if fds[1].Revents != 0 {
 			k.bell.clear()
@@ -307,7 +311,7 @@ func (k *keeper) confirm(limit time.Duration) (gone Instant, ok bool) {
 
 // end confirms that all is over, tidies up and says how it ended.
 func (k *keeper) end(byItself bool) (*Stop, int, error) {
-	s := &Stop{Exec: k.execution, Level: k.level.String(), Cause: CauseExited, Deadline: Instant(k.deadline.Load()), Renewed: Instant(k.asked.Load()), Admitted: k.admission.last()}
+	s := &Stop{Exec: k.execution, Level: k.level.String(), Cause: CauseExited, Deadline: Instant(k.deadline.Load()), Frozen: k.frozen, Renewed: Instant(k.asked.Load()), Admitted: k.admission.last()}
 	s.Stopped, s.Confirmed = k.confirm(10 * time.Second)
 	k.fuse.remove()
 	k.restoreTerminal()

@@ -4,10 +4,14 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	mathrand "math/rand/v2"
+	"os"
 	"runtime"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // ask gets one more token. Each call is a request of its own: what it drew and
@@ -47,9 +51,10 @@ func newID() string {
 
 // pace renews until ctx ends: at a third of the token's life, and after a failure
 // with scattered pauses. renew returns the life of the new token. A failure
-// changes nothing else; the deadline does.
-func pace(ctx context.Context, life time.Duration, renew func(context.Context) (time.Duration, error), told func(error)) {
-	for pause := third(life); sleep(ctx, pause); {
+// changes nothing else; the deadline does. What comes through now is a reason to
+// renew at once.
+func pace(ctx context.Context, life time.Duration, now <-chan struct{}, renew func(context.Context) (time.Duration, error), told func(error)) {
+	for pause := third(life); sleep(ctx, pause, now); {
 		next, err := renew(ctx)
 		told(err)
 		if err != nil {
@@ -101,16 +106,49 @@ func retry(last, life time.Duration) time.Duration {
 	return min(most, least+time.Duration(mathrand.Int64N(int64(max(3*last-least, 1)))))
 }
 
-// sleep pauses unless ctx ends first. It paces only: no legitimacy hangs on it.
-func sleep(ctx context.Context, d time.Duration) bool {
+// sleep pauses unless ctx ends first, or now says that it is enough. It paces only: no legitimacy hangs on it.
+func sleep(ctx context.Context, d time.Duration, now <-chan struct{}) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-ctx.Done():
 		return false
+	case <-now:
+		return true
 	case <-t.C:
 		return true
 	}
+}
+
+// wallSteps tells, until ctx ends, when the wall clock was set: by somebody, by
+// the first synchronization after the machine was paused, or at resume. It
+// decides nothing; but whoever else holds the token may see it end at another
+// moment now, so a new one is asked for.
+func wallSteps(ctx context.Context) <-chan struct{} {
+	stepped := make(chan struct{}, 1)
+	fd, err := unix.TimerfdCreate(unix.CLOCK_REALTIME, unix.TFD_CLOEXEC|unix.TFD_NONBLOCK)
+	if err != nil {
+		return nil // never ready
+	}
+	timer := os.NewFile(uintptr(fd), "wall clock")
+	far := unix.ItimerSpec{Value: unix.Timespec{Sec: 1 << 33}}
+	arm := func() bool {
+		return unix.TimerfdSettime(fd, unix.TFD_TIMER_ABSTIME|unix.TFD_TIMER_CANCEL_ON_SET, &far, nil) == nil
+	}
+	context.AfterFunc(ctx, func() { _ = timer.Close() })
+	go func() {
+		var b [8]byte
+		for arm() {
+			if _, err := timer.Read(b[:]); !errors.Is(err, unix.ECANCELED) {
+				return
+			}
+			select {
+			case stepped <- struct{}{}:
+			default:
+			}
+		}
+	}()
+	return stepped
 }
 
 // listen follows the agent's pushes until ctx ends. Losing them is no reason to
@@ -123,7 +161,7 @@ func (k *keeper) listen(ctx context.Context, ready func()) {
 			ready()
 		}, func(event string) { k.consider(event, CauseRevoked) })
 		ready()
-		if !sleep(ctx, pause) {
+		if !sleep(ctx, pause, nil) {
 			return
 		}
 	}

@@ -18,7 +18,7 @@ func TestRenewalPace(t *testing.T) {
 		var asks []time.Time
 		ctx, cancel := context.WithTimeout(t.Context(), life)
 		defer cancel()
-		pace(ctx, life, func(context.Context) (time.Duration, error) {
+		pace(ctx, life, nil, func(context.Context) (time.Duration, error) {
 			asks = append(asks, time.Now())
 			if len(asks) < 4 {
 				return 0, context.DeadlineExceeded

@@ -27,11 +27,12 @@ const (
 type Stop struct {
 	Exec      string  `json:"exec"`
 	Cause     string  `json:"cause"`
-	Deadline  Instant `json:"deadline"`   // of the last token
-	Renewed   Instant `json:"renewed"`    // when that was asked for
-	Stopped   Instant `json:"stopped"`    // when the last process was found gone
-	LatencyUS int64   `json:"latency_us"` // from the deadline, or the order to stop, to Stopped; 0 if the work ended by itself
-	Confirmed bool    `json:"confirmed"`  // the namespaces are gone and the cgroup is empty
+	Deadline  Instant `json:"deadline"`         // of the last token
+	Renewed   Instant `json:"renewed"`          // when that was asked for
+	Frozen    Instant `json:"frozen,omitempty"` // since when it stood still
+	Stopped   Instant `json:"stopped"`          // when the last process was found gone
+	LatencyUS int64   `json:"latency_us"`       // from the deadline, or the order to stop, to Stopped; 0 if the work ended by itself
+	Confirmed bool    `json:"confirmed"`        // the namespaces are gone and the cgroup is empty
 	Level     string  `json:"level"`
 	Admitted  uint64  `json:"admitted"` // index of the log entry of the last token
 	Halt      *Halt   `json:"halt,omitempty"`

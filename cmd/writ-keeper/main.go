@@ -24,6 +24,8 @@ func main() {
 	flag.StringVar(&cfg.Audience, "audience", "", "audience of the token; default the domain's enclave")
 	flag.StringVar(&cfg.Parent, "parent", "", "execution that starts this one")
 	flag.DurationVar(&cfg.DrainBefore, "drain-before", 0, "SIGTERM this long before the deadline when renewing fails")
+	flag.DurationVar(&cfg.FreezeFor, "freeze-for", 0, "hold the work still this long at its deadline before it is killed")
+	flag.DurationVar(&cfg.Partition, "stop-on-partition", 0, "stop this long after the last answer of a verifier")
 	flag.IntVar(&cfg.Pids, "pids", 0, "most processes and threads")
 	flag.StringVar(&cfg.Record, "record", "", "file for the stop record")
 	flag.BoolVar(&cfg.JSONStop, "json-stop", false, "stop record to stderr")

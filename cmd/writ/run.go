@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -48,6 +49,9 @@ revoked; 125 refused at start, or Writ failed (reason code on standard error);
 			if len(args) == 0 {
 				return exit(exitRefused, errors.New("run/usage: no COMMAND given"), seeHelp(cmd))
 			}
+			if err := o.check(); err != nil {
+				return exit(exitRefused, fmt.Errorf("run/usage: %w", err), seeHelp(cmd))
+			}
 			return exit(exitRefused, o.become(args), "")
 		},
 	}
@@ -63,6 +67,8 @@ revoked; 125 refused at start, or Writ failed (reason code on standard error);
 	f.StringVar(&o.trust, "trust", "", "trust `file` that pins the issuer's keys (default trust.json in the state directory)")
 	f.StringVar(&o.parent, "parent", os.Getenv("WRIT_EXECUTION"), "`id` of the execution that starts this one (default WRIT_EXECUTION)")
 	f.DurationVar(&o.drain, "drain-before", 0, "send SIGTERM this long before the deadline when renewing has failed")
+	f.StringVar(&o.onLapse, "on-lapse", "kill", "`what` happens at the deadline: kill, or freeze:DURATION, which holds the work still for so long and then kills it (E3)")
+	f.DurationVar(&o.partition, "stop-on-partition", 0, "stop this long after the last answer of a verifier, though the token lives longer")
 	f.IntVar(&o.pids, "pids", 4096, "most processes and threads, where the kernel can bound them")
 	f.StringVar(&o.record, "record", "", "write the stop record, JSON, to `file`")
 	f.StringVar(&o.net, "net", "host", "`host`, or none: a network of its own without a way out")
@@ -74,14 +80,28 @@ revoked; 125 refused at start, or Writ failed (reason code on standard error);
 }
 
 type runOptions struct {
-	level, audience, socket, state, trust, parent, record, net string
+	level, audience, socket, state, trust, parent, record, net, onLapse string
 
 	readOnly, readWrite []string
 
 	drain      time.Duration
+	freeze     time.Duration // of onLapse
+	partition  time.Duration
 	pids       int
 	jsonStop   bool
 	privateTmp bool
+}
+
+// check reads --on-lapse.
+func (o *runOptions) check() (err error) {
+	bound, freeze := strings.CutPrefix(o.onLapse, "freeze:")
+	if freeze {
+		o.freeze, err = time.ParseDuration(bound)
+	}
+	if err != nil || freeze == (o.onLapse == "kill") || o.freeze < 0 || o.freeze > time.Hour {
+		return fmt.Errorf("--on-lapse %q: expected kill, or freeze: and a duration of at most 1h", o.onLapse)
+	}
+	return nil
 }
 
 // become starts the keeper and replaces this process by its supervisor. It
@@ -102,7 +122,7 @@ func (o *runOptions) arguments(command []string) []string {
 		o.trust = filepath.Join(o.state, "trust.json")
 	}
 	args := []string{"-level", o.level, "-socket", o.socket, "-trust", o.trust, "-audience", o.audience, "-parent", o.parent,
-		"-drain-before", o.drain.String(), "-pids", strconv.Itoa(o.pids), "-record", o.record, "-net", o.net, "-private-tmp=" + strconv.FormatBool(o.privateTmp)}
+		"-drain-before", o.drain.String(), "-pids", strconv.Itoa(o.pids), "-record", o.record, "-freeze-for", o.freeze.String(), "-stop-on-partition", o.partition.String(), "-net", o.net, "-private-tmp=" + strconv.FormatBool(o.privateTmp)}
 	for _, path := range o.readOnly {
 		args = append(args, "-landlock-ro", path)
 	}

@@ -17,6 +17,7 @@ type Stop struct {
 	Cause     string `json:"cause"`
 	Deadline  int64  `json:"deadline"`            // of the last token
 	Renewed   int64  `json:"renewed,omitempty"`   // when that was asked for
+	Frozen    int64  `json:"frozen,omitempty"`    // since when it stood still before it was killed
 	Stopped   int64  `json:"stopped,omitempty"`   // when the last process was found gone
 	LatencyUS int64  `json:"latency_us"`          // deadline or order to the last process gone
 	Confirmed bool   `json:"confirmed"`           // nothing of it is left
