@@ -58,7 +58,8 @@ the trust file's roots; without, that finding is left out and said so.
 
 --cases FILE tests the set's own rules: a JSON array of
 {"name","facts":{...},"expect":{"<rule>":true|false}} where facts have the shape
-rules see them in (node, tpm, secure_boot, pcrs, events, ima).
+rules see them in (node, tpm, secure_boot, pcrs, events, ima, boot; unproven names the
+members of boot that nothing proves).
 
 Exit codes: 0 all would pass; 3 some would be denied, or a case fails; 4 malformed.`,
 		Example: `  writ reference test web-8.json fleet/*.writ.json --trust trust.json

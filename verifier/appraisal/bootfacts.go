@@ -1,6 +1,7 @@
 package appraisal
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/writ-attestation/writ/tpm/eventlog"
@@ -52,6 +53,37 @@ func (r *run) bootFacts() rules.Boot {
 	for _, m := range b.Separators {
 		if p(m.Place) && !m.Error {
 			out.Separators = append(out.Separators, int64(m.PCR))
+		}
+	}
+	return out
+}
+
+// basis names the members of boot that rest on each set of PCRs.
+var basis = []struct {
+	pcrs    []int
+	members []string
+}{
+	{[]int{0}, []string{"firmware_version", "locality", "firmware"}},
+	{[]int{2}, []string{"drivers"}},
+	{[]int{4}, []string{"applications"}},
+	{[]int{5}, []string{"exited", "disks"}},
+	{[]int{7}, []string{"dma_protection_off", "debugger", "pk", "kek", "db", "dbx", "authorities", "sbat_level"}},
+	{[]int{8, 12}, []string{"commands", "command_lines"}},
+	{[]int{9}, []string{"files"}},
+	{[]int{11}, []string{"sections"}},
+	{[]int{14}, []string{"mok"}},
+	{[]int{1, 3, 5, 6, 7}, []string{"variables"}},
+	{[]int{1, 2, 3, 4, 5, 6, 7}, []string{"actions"}},
+	{[]int{0, 1, 2, 3, 4, 5, 6, 7}, []string{"separators"}},
+	{[]int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15}, []string{"other"}},
+}
+
+// unproven are the members of boot that the quote proves nothing about.
+func (r *run) unproven() []string {
+	var out []string
+	for _, b := range basis {
+		if slices.ContainsFunc(b.pcrs, func(p int) bool { return !r.proven(p) }) {
+			out = append(out, b.members...)
 		}
 	}
 	return out

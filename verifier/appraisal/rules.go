@@ -43,6 +43,7 @@ func (r *run) facts() *rules.Facts {
 	for p, v := range r.in.Evidence.Quote.Values {
 		f.PCRs[int64(p)] = hex.EncodeToString(v)
 	}
+	f.Unproven = r.unproven()
 	if r.log != nil {
 		f.Boot = r.bootFacts()
 		if r.proven(7) {

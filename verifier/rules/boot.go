@@ -1,8 +1,9 @@
 package rules
 
 // Boot is what the boot log proves, in PCRs whose quoted value it replays to; a fact
-// of another PCR, or one that no digest covers, is not there. A list that is empty
-// says that nothing of the kind was proven, not that nothing ran.
+// of another PCR, or one that no digest covers, is not there. An empty list says that
+// there was nothing of the kind; where its PCRs are not proven, [Facts.Unproven] names
+// it and it says nothing at all.
 type Boot struct {
 	FirmwareVersion string        `cel:"firmware_version" json:"firmware_version"` // "": not proven
 	Locality        int64         `cel:"locality" json:"locality"`                 // that PCR 0 started at

@@ -9,6 +9,7 @@
 package rules
 
 import (
+	"errors"
 	"fmt"
 	"reflect"
 	"strings"
@@ -33,6 +34,9 @@ type Facts struct {
 	Events     []Event          `cel:"events" json:"events"` // of the boot log, in order
 	IMA        IMA              `cel:"ima" json:"ima"`
 	Boot       Boot             `cel:"boot" json:"boot"` // what those events prove
+	// Unproven are members of boot whose PCRs the quote does not prove. What is
+	// absent from them means nothing, so an expression that needs one has no answer.
+	Unproven []string `json:"unproven,omitempty"`
 }
 
 // Node is what the operator says of the node.
@@ -91,7 +95,7 @@ func Compile(expression string) (*Rule, error) {
 	if ast.OutputType() != cel.BoolType {
 		return nil, fmt.Errorf("compiling rule: line 1, column 1: expected a condition (bool), found %s", ast.OutputType())
 	}
-	p, err := e.Program(ast, cel.CostLimit(costLimit), cel.EvalOptions(cel.OptOptimize))
+	p, err := e.Program(ast, cel.CostLimit(costLimit), cel.EvalOptions(cel.OptOptimize, cel.OptPartialEval))
 	if err != nil {
 		return nil, fmt.Errorf("compiling rule: %w", err)
 	}
@@ -126,15 +130,23 @@ func timeFunctions() []*env.Function {
 // Holds evaluates the rule. An error means that it has no answer for these
 // facts: a denial, like false.
 func (r *Rule) Holds(f *Facts) (bool, error) {
-	v, _, err := r.program.Eval(map[string]any{
+	var unproven []*cel.AttributePatternType
+	for _, member := range f.Unproven {
+		unproven = append(unproven, cel.AttributePattern("boot").QualString(member))
+	}
+	known, err := cel.PartialVars(map[string]any{
 		"node": f.Node, "tpm": f.TPM, "secure_boot": f.SecureBoot, "pcrs": f.PCRs, "events": f.Events, "ima": f.IMA, "boot": f.Boot,
-	})
+	}, unproven...)
+	if err != nil {
+		return false, err
+	}
+	v, _, err := r.program.Eval(known)
 	if err != nil {
 		return false, err
 	}
 	ok, is := v.Value().(bool)
 	if !is {
-		return false, fmt.Errorf("expected a condition, found %T", v.Value())
+		return false, errors.New("what it speaks of is not proven")
 	}
 	return ok, nil
 }

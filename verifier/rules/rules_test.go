@@ -75,3 +75,32 @@ func TestBadExpression(t *testing.T) {
 		}
 	}
 }
+
+// TestUnprovenIsNotEmpty: that a list has no member of a kind follows only from a
+// list that is proven.
+func TestUnprovenIsNotEmpty(t *testing.T) {
+	f := facts()
+	for _, c := range []struct {
+		expr     string
+		unproven []string
+		want     bool
+	}{
+		{`boot.drivers.all(d, d.digest == "aa")`, nil, true},
+		{`boot.drivers.all(d, d.digest == "aa")`, []string{"drivers"}, false},
+		{`!boot.dma_protection_off`, nil, true},
+		{`!boot.dma_protection_off`, []string{"dma_protection_off"}, false},
+		{`!boot.dma_protection_off`, []string{"drivers"}, true},
+		{`boot.drivers.size() == 0 || true`, []string{"drivers"}, true},
+		{`boot == boot`, []string{"drivers"}, false},
+		{`!("x" in boot.dbx) && boot.sections.size() == 0`, []string{"sections"}, false},
+	} {
+		r, err := Compile(c.expr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.Unproven = c.unproven
+		if got, err := r.Holds(f); got != c.want || (err == nil) != c.want {
+			t.Errorf("%s without %v: %v, %v", c.expr, c.unproven, got, err)
+		}
+	}
+}
