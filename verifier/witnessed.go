@@ -11,13 +11,13 @@ var witnessedKey = ledger.Key{Kind: kindDomain, ID: "witnessed"}
 // Witnessed stores a checkpoint that witnesses have cosigned, and proves entries
 // under it from then on.
 func (s *Service) Witnessed(ctx context.Context, note []byte) error {
-	if err := s.log.Witnessed(ctx, note); err != nil {
-		return err
-	}
 	_, err := s.log.Append(ctx, ledger.Draft{Build: func(ledger.Slot) (ledger.Change, error) {
 		return ledger.Change{Puts: []ledger.Put{{Key: witnessedKey, Value: encode(string(note))}}}, nil
 	}})
-	return err
+	if err != nil {
+		return err
+	}
+	return s.log.Witnessed(ctx, note)
 }
 
 // recallWitnessed takes up what was stored before a restart. It is worth what
