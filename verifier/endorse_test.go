@@ -2,12 +2,16 @@ package verifier_test
 
 import (
 	"crypto/x509"
+	"net/http"
+	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/writ-attestation/writ/tpm/ekroots"
 	"github.com/writ-attestation/writ/tpm/swtpm"
 	"github.com/writ-attestation/writ/verifier"
+	"github.com/writ-attestation/writ/verifier/aia"
 	"github.com/writ-attestation/writ/verifier/protocol"
 )
 
@@ -151,5 +155,49 @@ func TestMakerNames(t *testing.T) {
 	t.Parallel()
 	if why := ekroots.Absent(new(x509.Certificate)); why == "" {
 		t.Error("a certificate without a maker has a root")
+	}
+}
+
+// TestIssuerFetched: only from a listed host, and what comes back vouches only
+// under a configured root.
+func TestIssuerFetched(t *testing.T) {
+	t.Parallel()
+	var body atomic.Value
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.Write(body.Load().([]byte)) }))
+	defer srv.Close()
+	host := strings.TrimPrefix(srv.URL, "http://")
+	for name, c := range map[string]struct {
+		hosts           []string
+		trusted, active bool
+		junk            []byte
+	}{
+		"listed": {hosts: []string{host}, trusted: true, active: true}, "none": {trusted: true}, "another host": {hosts: []string{"example.org"}, trusted: true},
+		"not trusted": {hosts: []string{host}}, "too long": {hosts: []string{host}, trusted: true, junk: make([]byte, 1<<20)},
+	} {
+		d := newDomain(t)
+		body.Store(d.maker.Publish(srv.URL))
+		if c.junk != nil {
+			body.Store(c.junk)
+		}
+		n := d.machine("c-grub-sb")
+		if c.hosts != nil {
+			d.cfg.Issuers = aia.New(c.hosts).Issuers
+		}
+		if !c.trusted {
+			d.cfg.EKRoots = nil
+		}
+		if err := d.restart(); err != nil {
+			t.Fatal(err)
+		}
+		req, eks := n.enrollRequest(d.mint("grub", n.ek))
+		req.EKs[0].Chain = nil
+		ch, err := d.Enroll(ctx, req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := d.Activate(ctx, ch.ID, n.open(ch, eks))
+		if err != nil || (out.Status == verifier.Active) != c.active {
+			t.Errorf("%s: %+v, %v", name, out, err)
+		}
 	}
 }

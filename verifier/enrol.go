@@ -59,7 +59,7 @@ func (s *Service) Enroll(ctx context.Context, req protocol.EnrollRequest) (*prot
 	if err != nil {
 		return nil, err
 	}
-	ak, unknown, err := s.checkKeys(&req, now)
+	ak, unknown, err := s.checkKeys(ctx, &req, now)
 	if err != nil {
 		return nil, err
 	}
@@ -152,7 +152,7 @@ func (j *joinToken) usable(now time.Time) error {
 
 // checkKeys holds the AK against our template and every EK against its
 // certificate; unknown says why the maker of one of them is not confirmed.
-func (s *Service) checkKeys(req *protocol.EnrollRequest, now time.Time) (ak *tpm.Public, unknown string, err error) {
+func (s *Service) checkKeys(ctx context.Context, req *protocol.EnrollRequest, now time.Time) (ak *tpm.Public, unknown string, err error) {
 	ak, err = tpm.ParsePublic(req.AK)
 	if err == nil {
 		err = tpm.CheckAK(ak, s.cfg.Domain, req.Generation)
@@ -176,7 +176,7 @@ func (s *Service) checkKeys(req *protocol.EnrollRequest, now time.Time) (ak *tpm
 			return nil, "", protocol.Refuse(protocol.EnrollmentRefused, "EK %d is presented twice", i)
 		}
 		seen[ekID(ek)] = true
-		if err := s.endorse(&req.EKs[i], now); err != nil && unknown == "" {
+		if err := s.endorse(ctx, &req.EKs[i], now); err != nil && unknown == "" {
 			unknown = fmt.Sprintf("EK %d: %v", i, err) // the node can still be approved by hand
 		}
 	}
@@ -198,20 +198,14 @@ func checkEK(ek *tpm.Public, certificate []byte) error {
 // endorse confirms the maker of an EK. What the TPM does not carry of its chain
 // comes from the bundle's intermediates and is kept with the node, so that its
 // later appraisals rest on the same certificates.
-func (s *Service) endorse(ek *protocol.EK, now time.Time) error {
+func (s *Service) endorse(ctx context.Context, ek *protocol.EK, now time.Time) error {
 	if len(ek.Certificate) == 0 {
 		return errors.New("the TPM carries no certificate, so nobody vouches for it")
 	}
 	given := append(parseCerts(ek.Chain), parseCerts(s.cfg.EKIntermediates)...)
 	chain, err := tpm.EKChain(ek.Certificate, parseCerts(s.roots), given, now)
-	if unknown := (x509.UnknownAuthorityError{}); errors.As(err, &unknown) && s.cfg.EKVendors != "" {
-		cert, parseErr := tpm.ParseCertificate(ek.Certificate)
-		if parseErr != nil {
-			return parseErr
-		}
-		if why := ekroots.Absent(cert); why != "" {
-			return errors.New(why)
-		}
+	if unknown := (x509.UnknownAuthorityError{}); errors.As(err, &unknown) {
+		chain, err = s.lengthen(ctx, ek, given, now, err)
 	}
 	if err != nil {
 		return err
@@ -221,6 +215,28 @@ func (s *Service) endorse(ek *protocol.EK, now time.Time) error {
 		ek.Chain = append(ek.Chain, c.Raw)
 	}
 	return nil
+}
+
+// lengthen fetches what a chain lacks where that is configured, and says of which
+// maker the bundle has no root.
+func (s *Service) lengthen(ctx context.Context, ek *protocol.EK, given []*x509.Certificate, now time.Time, why error) ([]*x509.Certificate, error) {
+	cert, err := tpm.ParseCertificate(ek.Certificate)
+	if err != nil {
+		return nil, err
+	}
+	if s.cfg.Issuers != nil {
+		more, err := s.cfg.Issuers(ctx, cert)
+		if err != nil {
+			s.cfg.Slog.WarnContext(ctx, "an EK's issuer was not fetched", "error", err)
+		}
+		if chain, err := tpm.EKChain(ek.Certificate, parseCerts(s.roots), append(given, parseCerts(more)...), now); err == nil {
+			return chain, nil
+		}
+	}
+	if absent := ekroots.Absent(cert); absent != "" && s.cfg.EKVendors != "" {
+		why = errors.New(absent)
+	}
+	return nil, why
 }
 
 // ekID identifies an endorsement key by the key its certificate certifies

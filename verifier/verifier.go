@@ -14,6 +14,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -47,6 +48,9 @@ type Config struct {
 
 	EKVendors       string   // version of the bundle that EKRoots contains; "": none of it
 	EKIntermediates [][]byte // DER; they complete chains and are never trusted by themselves
+
+	// Issuers fetches what a chain lacks; what it returns is never a root. nil: nothing is fetched.
+	Issuers func(ctx context.Context, ek *x509.Certificate) ([][]byte, error)
 
 	TokenKey     crypto.Signer     // P-256
 	TokenKeyID   string            // its RFC 7638 thumbprint

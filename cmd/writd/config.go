@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"crypto/ed25519"
 	"crypto/x509"
 	_ "embed"
@@ -20,6 +21,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 
 	"github.com/writ-attestation/writ/tpm/ekroots"
+	"github.com/writ-attestation/writ/verifier/aia"
 	"github.com/writ-attestation/writ/verifier/bundle"
 	"github.com/writ-attestation/writ/verifier/reference"
 )
@@ -48,6 +50,7 @@ type config struct {
 	MinLevel           string   `toml:"min_level"`
 	ProveHaltEvery     duration `toml:"prove_halt_every"` // 0: nodes need not prove that they can halt work
 	EKRoots            []string `toml:"ek_roots"`
+	EKIssuerHosts      []string `toml:"ek_issuer_hosts"`
 	ReferenceKeys      []string `toml:"reference_keys"`
 	ReferenceThreshold int      `toml:"reference_threshold"`
 	Approvals          int      `toml:"approvals"`
@@ -201,6 +204,14 @@ func (c *config) ekBundle() (version string, intermediates [][]byte) {
 		return "", nil
 	}
 	return ekroots.Version, ekroots.Intermediates()
+}
+
+// issuers fetches from the listed hosts; nil when none is listed.
+func (c *config) issuers() func(context.Context, *x509.Certificate) ([][]byte, error) {
+	if len(c.EKIssuerHosts) == 0 {
+		return nil
+	}
+	return aia.New(c.EKIssuerHosts).Issuers
 }
 
 // ekRoots reads the TPM makers' roots from every file and directory of PEM

@@ -46,6 +46,7 @@ var layers = map[string]string{
 	"internal/durable":         "",
 	"internal/replay":          "verifier/token",
 	"verifier/corim":           "verifier/reference",
+	"verifier/aia":             "",
 	"verifier/packages":        "",
 	"verifier/protocol":        "",
 	"verifier/witness":         "verifier/bundle verifier/ledger",

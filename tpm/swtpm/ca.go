@@ -21,6 +21,7 @@ type CA struct {
 	root, issuer       *x509.Certificate
 	rootKey, issuerKey *ecdsa.PrivateKey
 	from, until        time.Time
+	address            string
 }
 
 // NewCA makes a TPM maker of that name. Its certificates are valid from a day
@@ -65,6 +66,13 @@ func (ca *CA) Root() *x509.Certificate { return ca.root }
 // RootPEM returns Root in PEM, as verifiers' bundles have it.
 func (ca *CA) RootPEM() []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.root.Raw})
+}
+
+// Publish makes the CA write address into EK certificates made from now on, as
+// where its issuer's certificate is found, and returns that (DER).
+func (ca *CA) Publish(address string) []byte {
+	ca.address = address
+	return ca.issuer.Raw
 }
 
 // certify signs template, giving it a random serial number.
@@ -112,6 +120,9 @@ func (ca *CA) ekCertificate(key crypto.PublicKey, fault Fault) ([]byte, error) {
 	}
 	if _, ok := key.(*rsa.PublicKey); ok {
 		c.KeyUsage = x509.KeyUsageKeyEncipherment
+	}
+	if ca.address != "" {
+		c.IssuingCertificateURL = []string{ca.address}
 	}
 	signer := ca.issuerKey
 	switch fault {
