@@ -40,7 +40,6 @@ func ParseASCII(b []byte) (*List, error) {
 		e.End = int64(off)
 		l.Entries = append(l.Entries, e)
 	}
-	p.nameAll(l.Entries)
 	return l, nil
 }
 

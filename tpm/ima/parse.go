@@ -15,42 +15,89 @@ import (
 func Parse(b []byte) (*List, error) { return parse(b, MaxEntries) }
 
 func parse(b []byte, maxEntries int) (*List, error) {
-	if len(b) == 0 {
-		return nil, errors.New("empty file: expected a measurement list; read the kernel's binary_runtime_measurements")
-	}
+	s := scan(b, maxEntries)
 	l := &List{Entries: make([]Entry, 0, min(len(b)/100+1, 16384))}
-	p := parser{paths: make([]byte, 0, len(b)/2), ends: make([]int, 0, cap(l.Entries))}
-	for off := 0; off < len(b); {
-		if len(l.Entries) >= maxEntries {
-			return nil, fmt.Errorf("measurement list has more than %d entries", maxEntries)
-		}
-		l.Entries = append(l.Entries, Entry{Index: len(l.Entries), Offset: int64(off)})
-		e := &l.Entries[len(l.Entries)-1]
-		n, err := p.record(e, b[off:])
-		if errors.Is(err, errCut) {
-			l.Entries = l.Entries[:e.Index]
-			l.Truncated, l.Tail = true, b[off:]
-			break
-		}
-		if err != nil {
-			return nil, fmt.Errorf("reading entry %d at byte %d: %w", e.Index, off, err)
-		}
-		off += n
-		e.End = int64(off)
+	for s.Next() {
+		l.Entries = append(l.Entries, s.entry)
 	}
-	p.nameAll(l.Entries)
-	if len(l.Entries) == 0 && !l.TailViolation() {
-		return nil, errors.New("no whole entry: this is no measurement list, or only its beginning; copy it again")
+	if s.err != nil {
+		return nil, s.err
 	}
+	l.Truncated, l.Tail = len(s.tail) > 0, s.tail
 	return l, nil
 }
 
+// A Scanner reads a list like [Parse], but keeps none of it: for whoever looks at
+// each entry once.
+type Scanner struct {
+	b       []byte
+	off     int // where the next record begins
+	entries int
+	most    int
+	parser  parser
+	entry   Entry
+	tail    []byte
+	err     error
+}
+
+// Scan returns a Scanner before the first entry.
+func Scan(b []byte) *Scanner { return scan(b, MaxEntries) }
+
+func scan(b []byte, most int) *Scanner {
+	return &Scanner{b: b, most: most, parser: parser{text: string(b)}}
+}
+
+// Next reads the next entry. It is false at the end of the list and of what can be
+// read of it, which Err tells apart.
+func (s *Scanner) Next() bool {
+	if s.err != nil || s.off >= len(s.b) {
+		return s.end()
+	}
+	if s.entries >= s.most {
+		s.err = fmt.Errorf("measurement list has more than %d entries", s.most)
+		return false
+	}
+	s.entry = Entry{Index: s.entries, Offset: int64(s.off)}
+	n, err := s.parser.record(&s.entry, s.b[s.off:], s.off)
+	if errors.Is(err, errCut) {
+		s.tail, s.off = s.b[s.off:], len(s.b)
+		return s.end()
+	}
+	if err != nil {
+		s.err = fmt.Errorf("reading entry %d at byte %d: %w", s.entries, s.off, err)
+		return false
+	}
+	s.off += n
+	s.entries++
+	s.entry.End = int64(s.off)
+	return true
+}
+
+// end refuses what was no list at all.
+func (s *Scanner) end() bool {
+	switch {
+	case s.err != nil || s.entries > 0:
+	case len(s.b) == 0:
+		s.err = errors.New("empty file: expected a measurement list; read the kernel's binary_runtime_measurements")
+	case !(&List{Tail: s.tail}).TailViolation():
+		s.err = errors.New("no whole entry: this is no measurement list, or only its beginning; copy it again")
+	}
+	return false
+}
+
+// Entry is the entry that Next has read. It is overwritten by the next call.
+func (s *Scanner) Entry() *Entry { return &s.entry }
+
+// Err says why the list could not be read, nil if it was read to its end.
+func (s *Scanner) Err() error { return s.err }
+
 var errCut = errors.New("the list ends inside the record")
 
-// record reads one record from the front of b into e and returns its size:
+// record reads one record from the front of b, which is at start in the input, into
+// e and returns its size:
 // PCR u32, template hash [20], template name (length u32 before it), template
 // data (length u32 before it, but for the template "ima").
-func (p *parser) record(e *Entry, b []byte) (int, error) {
+func (p *parser) record(e *Entry, b []byte, start int) (int, error) {
 	if len(b) < headerSize+4 {
 		return 0, errCut
 	}
@@ -71,11 +118,12 @@ func (p *parser) record(e *Entry, b []byte) (int, error) {
 	if err := p.template(e, b[off:end]); err != nil {
 		return 0, err
 	}
-	start, size, err := dataSize(e.Template, b[end:])
+	skip, size, err := dataSize(e.Template, b[end:])
 	if err != nil {
 		return 0, err
 	}
-	off = end + start
+	off = end + skip
+	p.data = start + off
 	if len(b) < off+size {
 		return 0, errCut
 	}
@@ -83,9 +131,9 @@ func (p *parser) record(e *Entry, b []byte) (int, error) {
 	return off + size, p.finish(e)
 }
 
-// dataSize returns where the template data starts in b and how long it is. Of
+// dataSize returns where the template data begins in b and how long it is. Of
 // the template "ima" it is digest [20] and name (length u32 before it).
-func dataSize(template string, b []byte) (start, size int, err error) {
+func dataSize(template string, b []byte) (skip, size int, err error) {
 	le := binary.LittleEndian
 	if template == legacyTemplate {
 		if len(b) < sha1.Size+4 {

@@ -57,6 +57,9 @@ func (r *Replay) digest(e *Entry) []byte {
 	return r.buf
 }
 
+// Reached reports whether the PCR has a value by now.
+func (r *Replay) Reached(want []byte) bool { return r.pcr != nil && bytes.Equal(r.pcr, want) }
+
 // Sum returns the value of the PCR, nil for a Replay without one.
 func (r *Replay) Sum() []byte { return bytes.Clone(r.pcr) }
 

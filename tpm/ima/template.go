@@ -38,8 +38,9 @@ type parser struct {
 	digest string   // the last file's hash algorithm
 	alg    fileAlg
 	pad    []byte // room for template data that is hashed padded
-	paths  []byte // of all entries: one string at the end, not one for each
-	ends   []int  // where each ends in paths
+	text   string // the input, of which paths are parts; "" if they are not in it
+	data   int    // where the entry's template data begins in text
+	at     int    // where the field that is read begins in text
 }
 
 // template sets the entry's template and remembers its fields. No hash covers
@@ -76,7 +77,8 @@ func isName(field string) bool { return field == "n" || field == "n-ng" }
 func (p *parser) fields(e *Entry) error {
 	if e.Template == legacyTemplate {
 		e.FileAlg, e.FileDigest = tpm.AlgSHA1, e.Data[:sha1.Size:sha1.Size]
-		return p.setPath(e.Data[sha1.Size+4:])
+		p.at = p.data + sha1.Size + 4
+		return p.setPath(e, e.Data[sha1.Size+4:])
 	}
 	rest := e.Data
 	for _, field := range p.layout {
@@ -87,6 +89,7 @@ func (p *parser) fields(e *Entry) error {
 		if rest = rest[4:]; uint64(n) > uint64(len(rest)) {
 			return fmt.Errorf("field %s of %d bytes: %d are left of the template data", field, n, len(rest))
 		}
+		p.at = p.data + len(e.Data) - len(rest)
 		if err := p.setField(e, field, rest[:n:n]); err != nil {
 			return fmt.Errorf("reading field %s: %w", field, err)
 		}
@@ -108,7 +111,7 @@ func (p *parser) setField(e *Entry, field string, v []byte) error {
 		}
 		e.FileAlg, e.FileDigest = tpm.AlgSHA1, v
 	case "n":
-		return p.setPath(bytes.TrimSuffix(v, []byte{0}))
+		return p.setPath(e, bytes.TrimSuffix(v, []byte{0}))
 	case "d-ngv2":
 		kind, rest, ok := bytes.Cut(v, []byte(":"))
 		if !ok || string(kind) != "ima" && string(kind) != "verity" {
@@ -121,7 +124,7 @@ func (p *parser) setField(e *Entry, field string, v []byte) error {
 		if !ok {
 			return errors.New("name without closing NUL")
 		}
-		return p.setPath(name)
+		return p.setPath(e, name)
 	case "sig":
 		e.Signature = v
 	case "buf":
@@ -130,25 +133,19 @@ func (p *parser) setField(e *Entry, field string, v []byte) error {
 	return nil
 }
 
-func (p *parser) setPath(name []byte) error {
+func (p *parser) setPath(e *Entry, name []byte) error {
 	if len(name) >= MaxPath {
 		return fmt.Errorf("name of %d bytes: expected less than %d", len(name), MaxPath)
 	}
 	if bytes.IndexByte(name, 0) >= 0 {
 		return fmt.Errorf("name %q has a NUL in it", name)
 	}
-	p.paths = append(p.paths, name...)
-	p.ends = append(p.ends, len(p.paths))
-	return nil
-}
-
-// nameAll gives the entries their paths.
-func (p *parser) nameAll(entries []Entry) {
-	all, start := string(p.paths), 0
-	for i := range entries {
-		entries[i].Path = all[start:p.ends[i]]
-		start = p.ends[i]
+	if p.text == "" {
+		e.Path = string(name)
+	} else {
+		e.Path = p.text[p.at : p.at+len(name)]
 	}
+	return nil
 }
 
 // setDigest reads "algorithm:", NUL, digest.

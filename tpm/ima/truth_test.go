@@ -227,7 +227,7 @@ func TestMarshal(t *testing.T) {
 
 // BenchmarkIMA parses a list and finds the prefix that a quote proves; resume10
 // does so for the ten entries since the last time.
-func BenchmarkIMA(b *testing.B) {
+func BenchmarkPrefix(b *testing.B) {
 	for _, n := range []int{500, 10000} {
 		raw := longList(b, n)
 		want := parse(b, raw).Replay(tpm.AlgSHA256)

@@ -381,8 +381,8 @@ func TestPaddedBank(t *testing.T) {
 	}
 }
 
-// BenchmarkIMA judges 10,000 files against a list of 10,000, and ten new ones
-// behind them.
+// BenchmarkIMA judges 500 and 10,000 files against a list of 10,000, and ten new
+// ones behind them, quote and all.
 func BenchmarkIMA(b *testing.B) {
 	m := newMachine(b)
 	section := &reference.IMA{}
@@ -395,7 +395,10 @@ func BenchmarkIMA(b *testing.B) {
 		section.Files = append(section.Files, reference.File{Path: fmt.Sprintf("/usr/lib/package/file-%05d", i), Allow: []string{of(fmt.Sprint(i))}})
 	}
 	set := with(b, section)
-	grow(0, 10_000)
+	grow(0, 500)
+	short := m.quote(b, 3)
+	short.References.Set, short.Memory = set, memory{}
+	grow(500, 10_000)
 	first := m.quote(b, 1)
 	first.References.Set, first.Memory = set, memory{}
 	v := appraisal.Appraise(first)
@@ -405,7 +408,7 @@ func BenchmarkIMA(b *testing.B) {
 	for _, c := range []struct {
 		name string
 		in   *appraisal.Input
-	}{{"10000", first}, {"resume10", again}} {
+	}{{"500", short}, {"10000", first}, {"resume10", again}} {
 		b.Run(c.name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {

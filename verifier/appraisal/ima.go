@@ -41,29 +41,24 @@ func (r *run) ima() {
 			r.add(f)
 		}
 	}
-	l, err := new(ima.List), error(nil)
-	if rest := content[state.Offset:]; len(rest) > 0 { // nothing new is no error
-		l, err = ima.Parse(rest)
+	start := state.PCR
+	want := r.in.Evidence.Quote.Values[imaPCR]
+	before := r.report
+	proven, err := r.entries(content[state.Offset:], want, &state)
+	if err != nil || !proven {
+		r.report = before // what was found in entries that nothing proves
 	}
-	if err != nil {
+	switch {
+	case err != nil:
 		r.pcr(imaMalformed, imaPCR, "an IMA list", err.Error(), "send /sys/kernel/security/ima/binary_runtime_measurements unchanged")
 		return
-	}
-	want := r.in.Evidence.Quote.Values[imaPCR]
-	n, end, ok := l.Prefix(r.bank, state.PCR, want)
-	if !ok {
-		r.replays(l, state.PCR, want)
+	case !proven:
+		r.replays(content[state.Offset:], start, want)
 		return
 	}
-	if state.Entries+n == 0 {
+	if state.Entries == 0 {
 		r.pcr(imaAggregate, imaPCR, "a list that begins with the boot_aggregate", "PCR 10 was never extended", "boot a kernel with IMA; without it nothing says what ran")
 	}
-	for i := range l.Entries[:n] {
-		r.entry(&l.Entries[i], state.Entries+i, &state)
-	}
-	state.Offset += uint64(end)
-	state.Entries += n
-	state.PCR = want
 	r.violations(state.Violations)
 	r.boot.IMA = &state
 	r.full = state.Entries > 1 && state.Excluded == 0 && r.measures()
@@ -72,8 +67,45 @@ func (r *run) ima() {
 	}
 }
 
+// entries judges the entries of rest up to the one where the replay from state.PCR
+// reaches want, and moves state there. They are judged as they are read, in one
+// pass; proven tells whether that counts. All of rest is read: a list that is
+// malformed behind what is proven is malformed.
+func (r *run) entries(rest, want []byte, state *IMA) (proven bool, err error) {
+	replay := ima.Resume(r.bank, state.PCR)
+	proven = replay.Reached(want)
+	searching := !proven
+	if len(rest) == 0 { // nothing new is no error
+		return proven, nil
+	}
+	base, offset := state.Entries, state.Offset
+	s, pcr := ima.Scan(rest), uint32(0)
+	for s.Next() {
+		e := s.Entry()
+		if e.Index == 0 {
+			pcr = e.PCR
+		}
+		if searching = searching && e.PCR == pcr; !searching {
+			continue // nothing more is proven by this PCR alone
+		}
+		replay.Extend(e)
+		r.entry(e, base+e.Index, state)
+		if replay.Reached(want) {
+			proven, searching = true, false
+			state.Entries, state.Offset, state.PCR = base+e.Index+1, offset+uint64(e.End), want
+		}
+	}
+	return proven, s.Err()
+}
+
 // replays says why PCR 10 proves nothing of the list.
-func (r *run) replays(l *ima.List, start, want []byte) {
+func (r *run) replays(rest, start, want []byte) {
+	l := new(ima.List)
+	if len(rest) > 0 {
+		if parsed, err := ima.Parse(rest); err == nil { // it was read before
+			l = parsed
+		}
+	}
 	expected := hex.EncodeToString(want) + " (quoted)"
 	if l.Padded(r.bank, start, want) {
 		r.pcr(imaPadded, imaPCR, expected+", extended with SHA-256", "SHA-1 and zeros, which prove nothing", "boot a kernel of 5.8 or later with SHA-256 built in, not as a module")
