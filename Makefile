@@ -18,6 +18,7 @@ build:
 
 test: tools build
 	CGO_ENABLED=1 $(GO) test -race -timeout 15m ./...
+	cd internal/interop && CGO_ENABLED=0 $(GO) test -timeout 10m ./...
 
 demo: TOOLS := swtpm=swtpm
 demo: tools build
@@ -26,6 +27,7 @@ demo: tools build
 bench: tools
 	@printf 'load: %s\n' "$$(cut -d' ' -f1-3 /proc/loadavg)"
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) -timeout 60m ./...
+	cd internal/interop && CGO_ENABLED=0 $(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) -timeout 60m ./...
 
 # The tests of faults and chance, 20 times as long: 1,000 kills of a writer.
 soak: tools
