@@ -190,6 +190,9 @@ func (k *keeper) enter(ctx context.Context) (life time.Duration, err error) {
 // extend moves the deadline. What the kernel does comes first, so that whatever
 // happens in between, the work is stopped no later than now agreed.
 func (k *keeper) extend(asked, deadline Instant) error {
+	if deadline <= k.page.deadline() {
+		return errNotLater // before anything is moved: the kernel would take it
+	}
 	if err := k.fuse.set(deadline.Add(k.grace)); err != nil {
 		return err
 	}

@@ -12,6 +12,8 @@ import (
 // a lease that has ended: it cannot be revived, ask for a new one.
 var ErrLapsed = errors.New("legitimacy lapsed")
 
+var errNotLater = errors.New("moving the deadline: the new one is not later")
+
 // word is the state of a lease in one machine word, so that it can lie in a
 // page another process reads: 0 never valid, > 0 the Instant it is valid until,
 // < 0 revoked for good.
@@ -30,7 +32,7 @@ func (w *word) renew(deadline Instant) error {
 		case old < 0, old > 0 && now >= old, now >= int64(deadline):
 			return ErrLapsed
 		case int64(deadline) <= old:
-			return errors.New("moving the deadline: the new one is not later")
+			return errNotLater
 		case w.v.CompareAndSwap(old, int64(deadline)):
 			return nil
 		}

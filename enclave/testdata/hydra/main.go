@@ -4,7 +4,10 @@
 // file as its last act, again and again, so that when the work stopped is
 // measured and not inferred.
 //
-//	hydra FILE N sleep|busy
+//	hydra FILE N sleep|busy|churn|bomb
+//
+// When it churns, every process forks its successor and exits; a bomb is one
+// process that forks for ever, and so do its children.
 //
 // The file begins with the number of processes that run; slot i is the 64-bit
 // word at 64*(i+1). It forks without executing, so its children must not need
@@ -37,7 +40,10 @@ func main() {
 		panic(err)
 	}
 	signal.Ignore(unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT, unix.SIGALRM, unix.SIGXCPU, unix.SIGUSR1, unix.SIGUSR2, unix.SIGPIPE, unix.SIGCHLD)
-	busy := os.Args[3] == "busy"
+	if os.Args[3] == "bomb" {
+		bomb(mem)
+	}
+	busy, churn := os.Args[3] == "busy", os.Args[3] == "churn"
 	for i := 1; i < n; i++ {
 		if fork() != 0 {
 			continue
@@ -52,6 +58,9 @@ func main() {
 			raw(unix.SYS_SETSID)
 		case 3:
 			raw(unix.SYS_SETPGID)
+		}
+		if churn {
+			chain(mem, i)
 		}
 		stamp(mem, i, busy)
 	}
@@ -69,6 +78,36 @@ func fork() uintptr {
 
 //go:nosplit
 func raw(call uintptr) { syscall.RawSyscall(call, 0, 0, 0) }
+
+//go:nosplit
+func bomb(mem []byte) {
+	slot := (*atomic.Int64)(unsafe.Pointer(&mem[64]))
+	atomic.AddInt64((*int64)(unsafe.Pointer(&mem[0])), 1)
+	nap := unix.Timespec{Nsec: 1e6}
+	var now unix.Timespec
+	for {
+		syscall.RawSyscall(unix.SYS_CLOCK_GETTIME, unix.CLOCK_BOOTTIME, uintptr(unsafe.Pointer(&now)), 0)
+		slot.Store(now.Sec*1e9 + now.Nsec)
+		syscall.RawSyscall6(unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
+		syscall.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&nap)), 0, 0)
+	}
+}
+
+//go:nosplit
+func chain(mem []byte, i int) {
+	slot := (*atomic.Int64)(unsafe.Pointer(&mem[64*(i+1)]))
+	atomic.AddInt64((*int64)(unsafe.Pointer(&mem[0])), 1)
+	nap := unix.Timespec{Nsec: 2e6}
+	var now unix.Timespec
+	for {
+		syscall.RawSyscall(unix.SYS_CLOCK_GETTIME, unix.CLOCK_BOOTTIME, uintptr(unsafe.Pointer(&now)), 0)
+		slot.Store(now.Sec*1e9 + now.Nsec)
+		syscall.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&nap)), 0, 0)
+		if fork() != 0 {
+			syscall.RawSyscall(unix.SYS_EXIT_GROUP, 0, 0, 0)
+		}
+	}
+}
 
 //go:nosplit
 func stamp(mem []byte, i int, busy bool) {
