@@ -265,7 +265,6 @@ func TestRevocationDuringRenewal(t *testing.T) {
 	e.exits(ExitStopped, "writ: stopped: revoked").stop(CauseRevoked)
 }
 
-
 // The keeper lives in a time namespace of its own, where the boot clock is
 // another: the deadline is its own clock's, and the work ends in time.
 func TestTimeNamespace(t *testing.T) {

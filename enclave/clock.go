@@ -130,17 +130,24 @@ func (f fuse) settime(at unix.Timespec) error {
 // urgent puts the calling thread before everything that is not real-time, so
 // that starving the machine does not postpone the stop. The caller has locked
 // its thread.
-func urgent() error { return urgentThread(0) }
+//
+// Threads and processes made from it start as ordinary ones.
+func urgent() error { return urgentThread(0, unix.SCHED_FLAG_RESET_ON_FORK) }
 
-// urgentThread does it to a thread of this process. Threads and processes made
-// from it start as ordinary ones.
-func urgentThread(tid int) error {
-	attr := unix.SchedAttr{
-		Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 50,
-		Flags: unix.SCHED_FLAG_RESET_ON_FORK,
-	}
+// urgentThread does it to a thread of this process.
+func urgentThread(tid int, flags uint64) error {
+	attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 50, Flags: flags}
 	if err := unix.SchedSetAttr(tid, &attr, 0); err != nil {
 		return fmt.Errorf("asking for SCHED_FIFO: %w", err)
+	}
+	return nil
+}
+
+// ordinary takes it back from the calling thread.
+func ordinary() error {
+	attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_NORMAL}
+	if err := unix.SchedSetAttr(0, &attr, 0); err != nil {
+		return fmt.Errorf("giving up SCHED_FIFO: %w", err)
 	}
 	return nil
 }

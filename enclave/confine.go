@@ -116,6 +116,9 @@ func loopback() error {
 // giveUp takes from the calling thread what the work must not have: what that
 // thread starts afterwards starts without it, and cannot get it back.
 func giveUp(o orders) error {
+	if err := ordinary(); err != nil {
+		return err
+	}
 	if err := unix.Setrlimit(unix.RLIMIT_RTPRIO, &unix.Rlimit{}); err != nil {
 		return fmt.Errorf("forbidding real-time priority: %w", err)
 	}

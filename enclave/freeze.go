@@ -10,8 +10,9 @@ import (
 )
 
 // freezeLead is how long before the deadline the keeper begins to freeze, so
-// that nothing runs after it; were it later, the init would end the work first.
-const freezeLead = 10 * time.Millisecond
+// that nothing runs after it: each process has to get the processor to stop. Were
+// it later, the init would end the work first.
+const freezeLead = 100 * time.Millisecond
 
 // freezes reports that the work is to be held still at its deadline, for whoever
 // wants to look at it, before it is killed.

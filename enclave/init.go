@@ -134,14 +134,15 @@ func dieAtDeadline(page *word) {
 	unix.Exit(ExitStopped)
 }
 
-// dieQuickly makes every thread urgent: the kernel ends the namespaces only when
+// dieQuickly makes every thread urgent, and those made from it, except the one
+// that starts the work, which gives it up: the kernel ends the namespaces only when
 // the last one has found the time to die. Without privilege it does nothing, and
 // the level says so.
 func dieQuickly() {
 	tasks, _ := os.ReadDir("/proc/self/task")
 	for _, t := range tasks {
 		if tid, err := strconv.Atoi(t.Name()); err == nil {
-			_ = urgentThread(tid)
+			_ = urgentThread(tid, 0)
 		}
 	}
 }
