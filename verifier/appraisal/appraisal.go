@@ -137,6 +137,7 @@ type run struct {
 	resumed *IMA // state to resume the IMA list from
 	full    bool // the IMA list was complete and measured by a known policy
 	until   int64
+	looked  int // files that were looked for in the allow lists
 }
 
 // values proves the PCR values sent along: they count exactly when their

@@ -243,6 +243,9 @@ func (r *run) judgeEvent(rule *reference.PCR, e logged, j reference.Judgement, p
 		if at < len(places) {
 			expected = places[at].Label + ": " + r.list(places[at].Allow)
 		}
+		if i := namesake(places, e); i >= 0 && i != at {
+			expected += "; known as " + places[i].Label + " is " + r.list(places[i].Allow)
+		}
 		r.event(area(rule.PCR)+unknownEvent, rule.PCR, e.Index, expected, found, "add the digest to the reference set if this is meant to run, else restore the machine")
 	}
 }
@@ -291,6 +294,13 @@ func (r *run) instead(places []reference.Event, digest string) string {
 	return ""
 }
 
+// namesake is the place whose reference event described itself as this one does, -1
+// for none. Descriptions prove nothing: they only help a person to see what changed.
+func namesake(places []reference.Event, e logged) int {
+	label := e.Type.String() + " " + e.Description()
+	return slices.IndexFunc(places, func(p reference.Event) bool { return p.Label == label })
+}
+
 // list shows at most three alternatives.
 func list(s []string) string {
 	switch {
@@ -314,6 +324,6 @@ func (r *run) secureBoot() {
 	case !s.Known:
 		r.pcr(secureBootUnknown, 7, "the SecureBoot variable, on", "not measured in a form that can be checked", "enable Secure Boot in the firmware")
 	case !s.Enabled:
-		r.pcr(secureBootOff, 7, "Secure Boot on", "off", "enable Secure Boot in the firmware")
+		r.event(secureBootOff, 7, s.Event, "Secure Boot on", "off", "enable Secure Boot in the firmware")
 	}
 }

@@ -161,3 +161,67 @@ func TestNearMiss(t *testing.T) {
 		}
 	}
 }
+
+// TestNearMissInAList: a file that an allow list knows with another digest is named
+// with the list, a package's say, and the digest there; a path that only ends like
+// one of the list's is not.
+func TestNearMissInAList(t *testing.T) {
+	in := recorded(t, "e-grub-sb-newexec")
+	set := learn(t, "c-grub-sb", "g-again", "g-keep-1").Set
+	known, other := strings.Repeat("12", 32), strings.Repeat("34", 32)
+	list, err := reference.NewList([]string{known + "  /bin/cp", known + "  /bin/chmod  ", other + "  x  /tmp/backdoor"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	copied := *set
+	ima := *set.IMA
+	sum := list.Digest()
+	ima.Lists = []reference.ListRef{{Digest: hexed(sum[:]), Name: "coreutils 9.1-1"}}
+	copied.IMA = &ima
+	whole, err := signed(t, &copied).Complete(nil, []*reference.List{list})
+	if err != nil {
+		t.Fatal(err)
+	}
+	in.References.Set = whole
+	named := 0
+	for _, f := range appraisal.Appraise(in).Findings {
+		if f.Code != "ima/unknown-file" {
+			continue
+		}
+		if strings.Contains(f.Expected, "coreutils 9.1-1 has sha256:"+known) {
+			named++
+			if !strings.HasPrefix(f.Found, "/bin/cp ") {
+				t.Errorf("%q is taken for a file of the list", f.Found)
+			}
+		}
+	}
+	if named != 1 {
+		t.Errorf("%d files are named with their package, want 1", named)
+	}
+}
+
+// TestNamesake: an event that stands where another is expected, but describes itself
+// like one that the set knows elsewhere, is held against that one in the finding.
+func TestNamesake(t *testing.T) {
+	s := boot(t, "c-grub-sb")
+	var label string
+	s.events(func(l *eventlog.Log) {
+		for i := range l.Events {
+			if e := &l.Events[i]; e.PCR == 4 && e.Type == eventlog.BootServicesApp {
+				label = e.Type.String() + " " + e.Description()
+				more := *e
+				more.Digests = event(l, 4, e.Type, "another program").Digests
+				l.Events = slices.Insert(l.Events, i+1, more)
+				return
+			}
+		}
+	})
+	s.replay()
+	s.sign()
+	v := s.denies("boot/unknown-event 4")
+	if !slices.ContainsFunc(v.Findings, func(f appraisal.Finding) bool {
+		return f.Code == "boot/unknown-event" && strings.Contains(f.Expected, "; known as "+label+" is ")
+	}) {
+		t.Errorf("%q is not named in %+v", label, v.Findings)
+	}
+}

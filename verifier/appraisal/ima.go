@@ -151,14 +151,24 @@ func (r *run) entry(e *ima.Entry, index int, state *IMA) {
 	}
 }
 
-// near names what the set allows under a path, where it has names.
+// near names what the set allows under a path: digests of its own, else the allow
+// list that has the path, such as a package's. Looking through lists is slow, so it
+// is done for the first few files of an appraisal.
 func (r *run) near(path string) string {
-	allowed := r.set.AllowedAt(path)
-	if len(r.set.Names) == 0 || len(allowed) == 0 {
+	if allowed := r.set.AllowedAt(path); len(allowed) > 0 {
+		return "; allowed there is " + r.list(allowed)
+	}
+	if r.looked++; r.looked > maxLooked {
 		return ""
 	}
-	return "; allowed there is " + r.list(allowed)
+	if digest, name := r.in.References.Set.ListedAt(path); digest != "" {
+		return "; " + printable(name) + " has " + r.named(digest) + " there"
+	}
+	return ""
 }
+
+// maxLooked bounds how many paths are looked for in the allow lists.
+const maxLooked = 8
 
 func (r *run) violations(n int) {
 	if n > r.set.IMA.Violations {

@@ -151,6 +151,23 @@ func (l *List) Has(path string, digest []byte) bool {
 	return false
 }
 
+// At returns the smallest digest (as in [File.Allow]) that the list has for a path,
+// "" for none. It reads the whole list.
+func (l *List) At(path string) string {
+	suffix := []byte("  " + path + "\n")
+	for from := 0; ; {
+		i := bytes.Index(l.text[from:], suffix)
+		if i < 0 {
+			return ""
+		}
+		line := l.text[bytes.LastIndexByte(l.text[:from+i], '\n')+1 : from+i]
+		if alg := sums[len(line)]; alg != "" && bytes.IndexByte(line, ' ') < 0 { // else the path ends like it
+			return alg + ":" + string(line)
+		}
+		from += i + len(suffix)
+	}
+}
+
 func (l *List) line(i int) []byte {
 	end := len(l.text)
 	if i+1 < len(l.lines) {

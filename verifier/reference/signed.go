@@ -145,6 +145,26 @@ func (s *Signed) FileListed(path string, digest []byte) bool {
 	return slices.ContainsFunc(s.lists, func(l *List) bool { return l.Has(path, digest) })
 }
 
+// ListedAt returns a digest (as in [File.Allow]) that an allow list has for a path,
+// of the first such list in the set's order, and what the set calls that list; ""
+// for none. It reads whole lists.
+func (s *Signed) ListedAt(path string) (digest, name string) {
+	if s.IMA == nil {
+		return "", ""
+	}
+	for _, r := range s.IMA.Lists {
+		for _, l := range s.lists {
+			if l.hexDigest() != r.Digest {
+				continue
+			}
+			if digest = l.At(path); digest != "" {
+				return digest, r.Name
+			}
+		}
+	}
+	return "", ""
+}
+
 // whole is a set with what it names, in bundles and publications.
 type whole struct {
 	Set    []byte   `json:"set"`
