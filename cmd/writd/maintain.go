@@ -191,7 +191,8 @@ func newIssueOperator() *cobra.Command {
 	cmd := dataCommand("operator --name NAME -o FILE", "Issue an operator's certificate", `Issue a certificate and key for a further operator, into a file for --operator.
 It needs the domain's operator CA, so it runs beside the verifier's data.
 
-Roles: viewer, auditor, operator, approver. None contains another.`, "  writd operator --config writd.toml --name alice --role operator --role viewer -o alice.pem", func(cmd *cobra.Command, c *config) error {
+Roles: viewer, auditor, operator, approver, and relying-party for a gate. None
+contains another.`, "  writd operator --config writd.toml --name alice --role operator --role viewer -o alice.pem", func(cmd *cobra.Command, c *config) error {
 		if name == "" || out == "" {
 			return failure{exitUsage, errors.New("--name and -o are needed")}
 		}
