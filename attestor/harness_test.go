@@ -40,10 +40,11 @@ const class = "test"
 // domain is a real verifier without its HTTP, on a real store.
 type domain struct {
 	*verifier.Service
-	t      testing.TB
-	maker  *swtpm.CA
-	refKey ed25519.PrivateKey
-	trust  *bundle.Trust
+	t        testing.TB
+	maker    *swtpm.CA
+	refKey   ed25519.PrivateKey
+	trust    *bundle.Trust
+	tokenKey crypto.Signer
 }
 
 func newDomain(t testing.TB, name string) *domain {
@@ -67,6 +68,7 @@ func newDomain(t testing.TB, name string) *domain {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { log.Close(); st.Close() })
+	d.tokenKey = k.Token
 	d.Service, err = verifier.New(ctx, verifier.Config{Domain: name, Name: "1", Issuer: "https://" + name, Build: "writ test", Log: log, Slog: slog.New(slog.DiscardHandler),
 		SinceBoot: func() time.Duration { return time.Since(began) }, EKRoots: [][]byte{maker.Root().Raw},
 		TokenKey: k.Token, TokenKeyID: k.TokenID(), TokenKeys: k.TokenKeys(), ChallengeKey: k.Challenge, KeyIDs: k.IDs(),

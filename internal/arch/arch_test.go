@@ -45,6 +45,7 @@ var layers = map[string]string{
 	"enclave/gate":             "enclave internal/replay verifier/token",
 	"internal/durable":         "",
 	"internal/replay":          "verifier/token",
+	"internal/hostile":         "verifier/token",
 	"verifier/corim":           "verifier/reference",
 	"verifier/aia":             "",
 	"verifier/packages":        "",

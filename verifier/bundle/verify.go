@@ -280,6 +280,8 @@ func rests(b *Bundle, t *Trust, v *appraisal.Verdict, e *proven, c *token.Claims
 		return errors.New("the token rests on another verdict, evidence or reference set")
 	case uint64(w.Log.Index) != e.index || c.Expires > v.Until:
 		return errors.New("the token names another entry, or outlives the verdict")
+	case v.Boot == nil || c.BootCount != v.Boot.ResetCount:
+		return fmt.Errorf("the token is of boot %d, which is not the one that was judged", c.BootCount)
 	case c.Subject != "spiffe://"+t.Domain+"/node/"+b.Input.Challenge.Node:
 		return fmt.Errorf("the token is for %s", c.Subject)
 	case keyErr != nil || jkt != c.Confirm.JKT:
