@@ -65,7 +65,9 @@ func Challenged(t *testing.T, w *World, n int, c Call) {
 		tried++
 		refused(t, "a mutation", "invalid_token", c.Send("DPoP "+tok, once))
 	})
-	t.Logf("%d bad tokens, %d bad proofs and %d mutations, none let in", len(bad), len(proofs)+4, tried)
+	if !t.Failed() {
+		t.Logf("%d bad tokens, %d bad proofs and %d mutations, none let in", len(bad), len(proofs)+4, tried)
+	}
 }
 
 // proofs are bad ones for a good token.
