@@ -141,6 +141,15 @@ func (g *group) remove() {
 	}
 }
 
+// sweepAll sweeps wherever a keeper makes groups.
+func sweepAll() {
+	for _, h := range [][2]string{{"cgroup2", ""}, {"cgroup", "pids"}} {
+		if dir, err := ownGroup(h[0], h[1]); err == nil {
+			sweep(dir)
+		}
+	}
+}
+
 // sweep removes the empty groups of keepers that are no more, which were killed
 // before they could do it themselves.
 func sweep(parent string) {

@@ -299,7 +299,10 @@ func (e *execution) start(attr *syscall.SysProcAttr, command ...string) *executi
 	e.t.Cleanup(func() {
 		_ = e.cmd.Process.Kill()
 		<-e.ended
-		sweepAll(e.t)
+		for e.supervised && keepers(e.agent.socket) { // it dies with its supervisor, a moment later
+			time.Sleep(time.Millisecond)
+		}
+		sweepAll()
 	})
 	return e
 }
@@ -450,13 +453,13 @@ func (e *execution) child(parent int) int {
 	return 0
 }
 
-// sweepAll does for killed keepers what the next keeper would.
-func sweepAll(t testing.TB) {
-	for _, h := range [][2]string{{"cgroup2", ""}, {"cgroup", "pids"}} {
-		if dir, err := ownGroup(h[0], h[1]); err == nil {
-			sweep(dir)
-		}
-	}
+// keepers reports whether a keeper of an agent's lives.
+func keepers(socket string) bool {
+	lines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	return slices.ContainsFunc(lines, func(path string) bool {
+		b, _ := os.ReadFile(path)
+		return bytes.Contains(b, []byte(socket)) && filepath.Base(filepath.Dir(path)) != strconv.Itoa(os.Getpid())
+	})
 }
 
 func create(t testing.TB, path string) *os.File {

@@ -113,6 +113,7 @@ func (k *keeper) proveHalt(nonce string) (*Stop, error) {
 
 // tryKey starts a keeper that has one key only, and watches its work die.
 func tryKey(key string, level Level) (latency time.Duration, err error) {
+	var dir string
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Args = []string{partTrial, key, level.String()}
 	cmd.Stderr = os.Stderr
@@ -126,11 +127,14 @@ func tryKey(key string, level Level) (latency time.Duration, err error) {
 	defer func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
+		if dir != "" {
+			_ = emptied(dir, Now().Add(time.Second))
+			sweepAll() // what a killed keeper leaves
+		}
 	}()
 	line, err := bufio.NewReader(out).ReadString('\n')
 	var deadline Instant
 	var init int
-	dir := ""
 	if _, err := fmt.Sscan(line, &deadline, &init, &dir); err != nil && init == 0 {
 		return 0, fmt.Errorf("starting the trial: it said %.100q", line)
 	}

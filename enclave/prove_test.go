@@ -46,7 +46,7 @@ func TestProveHalt(t *testing.T) {
 				t.Errorf("%s: the agent was told %+v", level, a.stops)
 			}
 		})
-		sweepAll(t)
+		sweepAll()
 	}
 }
 
@@ -58,7 +58,7 @@ func TestProveHaltFails(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "runs on") {
 		t.Errorf("without any key: %v", err)
 	}
-	sweepAll(t)
+	sweepAll()
 }
 
 func TestProveHaltWithoutToken(t *testing.T) {
