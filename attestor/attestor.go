@@ -59,6 +59,7 @@ type Config struct {
 	Verifiers []Verifier    // in order of preference
 	Absence   time.Duration // after which a keeper that stopped watching counts as killed; 0 is 10 s, longer than a live one takes to return
 	Level     string        // the highest enforcement level of this node, as the base token states it
+	Beat      func()        // called by the loop that attests at each turn and every 5 s between; nil: nobody listens
 	Log       *slog.Logger
 }
 
@@ -176,10 +177,32 @@ func (a *Agent) Run(ctx context.Context) error {
 			retry.Reset()
 			wait = a.renewIn()
 		}
+		if !a.pause(ctx, wait) {
+			return nil
+		}
+	}
+}
+
+// beatEvery is how often a loop that waits says that it lives.
+const beatEvery = 5 * time.Second
+
+// pause waits, and reports whether to go on.
+func (a *Agent) pause(ctx context.Context, wait time.Duration) bool {
+	beat := a.cfg.Beat
+	if beat == nil {
+		beat = func() {}
+	}
+	end := time.After(wait)
+	tick := time.NewTicker(beatEvery)
+	defer tick.Stop()
+	for {
+		beat()
 		select {
 		case <-ctx.Done():
-			return nil
-		case <-time.After(wait):
+			return false
+		case <-end:
+			return true
+		case <-tick.C:
 		}
 	}
 }

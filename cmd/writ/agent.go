@@ -14,12 +14,14 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/writ-attestation/writ/attestor"
 	"github.com/writ-attestation/writ/enclave"
+	"github.com/writ-attestation/writ/internal/supervised"
 	"github.com/writ-attestation/writ/tpm"
 	"github.com/writ-attestation/writ/tpm/device"
 	"github.com/writ-attestation/writ/verifier/client"
@@ -132,6 +134,21 @@ func (t *tpmFlags) printEK(cmd *cobra.Command) error {
 	}
 	_, err = fmt.Fprintf(cmd.OutOrStdout(), "%x\n", sha256.Sum256(eks[0].Public.Marshal()))
 	return err
+}
+
+// turning waits for the next beat of the agent's loop.
+func turning(beats *atomic.Int64) func(context.Context) bool {
+	return func(ctx context.Context) bool {
+		before := beats.Load()
+		for beats.Load() == before {
+			select {
+			case <-ctx.Done():
+				return false
+			case <-time.After(100 * time.Millisecond):
+			}
+		}
+		return true
+	}
 }
 
 // readJoinToken reads a join token and checks its form, before a TPM or anybody
@@ -248,6 +265,8 @@ func newLogger(w io.Writer, format string) *slog.Logger {
 }
 
 func runAgent(ctx context.Context, cfg attestor.Config, socket attestor.Socket) error {
+	var beats atomic.Int64
+	cfg.Beat = func() { beats.Add(1) }
 	a, err := attestor.New(cfg)
 	if err != nil {
 		return err
@@ -264,7 +283,10 @@ func runAgent(ctx context.Context, cfg attestor.Config, socket attestor.Socket) 
 		served <- a.Serve(ctx, l, socket)
 		cancel()
 	}()
+	supervised.Ready(cfg.Log)
+	go supervised.Watch(ctx, cfg.Log, turning(&beats))
 	err = tpmError(a.Run(ctx))
+	supervised.Stopping(cfg.Log)
 	cancel()
 	return errors.Join(err, <-served)
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/writ-attestation/writ/internal/supervised"
 	"github.com/writ-attestation/writ/verifier"
 	"github.com/writ-attestation/writ/verifier/api"
 	"github.com/writ-attestation/writ/verifier/bundle"
@@ -201,8 +202,20 @@ func (v *running) serve(ctx context.Context, public, admin string, ready func(pu
 			return err
 		}
 	}
+	supervised.Ready(v.log)
+	defer supervised.Stopping(v.log)
+	watched, unwatch := context.WithCancel(ctx)
+	defer unwatch()
+	go supervised.Watch(watched, v.log, v.commits)
 	v.log.InfoContext(ctx, "serving", "domain", v.cfg.Domain, "address", p.Addr().String(), "admin", a.Addr().String(), "entries", v.ledger.Size(), "operator", filepath.Join(v.cfg.Data, "operator.pem"))
 	return until(ctx, s, p, a)
+}
+
+// commits reports whether the committer still answers, whatever it answers: a frozen
+// domain or a database that is away is not mended by starting anew.
+func (v *running) commits(ctx context.Context) bool {
+	_, err := v.ledger.Append(ctx, ledger.Draft{Build: func(ledger.Slot) (ledger.Change, error) { return ledger.Change{}, nil }})
+	return err == nil || ctx.Err() == nil
 }
 
 // stopTime is how long requests may take to finish when told to stop.

@@ -44,6 +44,7 @@ var layers = map[string]string{
 	"verifier/client":          "evidence verifier/protocol verifier/bundle verifier/keys verifier/ledger verifier/token",
 	"enclave/gate":             "enclave internal/replay verifier/token",
 	"internal/durable":         "",
+	"internal/supervised":      "",
 	"internal/replay":          "verifier/token",
 	"internal/hostile":         "verifier/token",
 	"verifier/corim":           "verifier/reference",
@@ -97,6 +98,7 @@ var owners = map[string]string{
 	"github.com/google/go-cmp":            "verifier/store/storetest",
 	"github.com/elastic/go-seccomp-bpf":   "enclave",
 	"github.com/landlock-lsm/go-landlock": "enclave",
+	"github.com/coreos/go-systemd/v22":    "internal/supervised",
 }
 
 // unlinked says what a command must not link, directly or not.
