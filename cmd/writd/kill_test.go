@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -140,6 +141,20 @@ func (l *load) work(ctx context.Context, n *node) error {
 	return nil
 }
 
+// kills is how often a verifier is killed; WRIT_SOAK multiplies it.
+func kills(t *testing.T) int {
+	const rounds = 50
+	s := os.Getenv("WRIT_SOAK")
+	if s == "" {
+		return rounds
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil || n < 1 {
+		t.Fatalf("WRIT_SOAK is %q, expected a number to multiply %d kills with", s, rounds)
+	}
+	return n * rounds
+}
+
 // TestKillNineLosesNothing kills a verifier at random moments while nodes attest.
 // Whatever it has acknowledged stands in the log afterwards, a request whose
 // outcome was unknown gets one token however often it is repeated, and nodes need
@@ -173,7 +188,7 @@ func TestKillNineLosesNothing(t *testing.T) {
 			}
 		})
 	}
-	for range 6 {
+	for range kills(t) {
 		for before := l.answered.Load(); l.answered.Load() < before+4 && !t.Failed(); {
 			time.Sleep(time.Millisecond)
 		}
