@@ -189,7 +189,81 @@ func (s *Service) readPublication(ctx context.Context, raw []byte) (set *referen
 	if _, err := set.Complete(layers, lists); err != nil {
 		return nil, nil, refuse(err)
 	}
+	if err := s.checkDependents(ctx, set, lists); err != nil {
+		return nil, nil, err
+	}
 	return set, blobs, nil
+}
+
+// checkDependents refuses a set with which one in force that builds on it would no
+// longer hold together, and so deny all its nodes. lists are those that the set names.
+func (s *Service) checkDependents(ctx context.Context, set *reference.Signed, lists []*reference.List) error {
+	active, err := s.References(ctx)
+	if err != nil {
+		return err
+	}
+	for _, a := range active {
+		top, err := s.inForce(ctx, a.Name)
+		if err != nil {
+			return err
+		}
+		if top == nil || top.Name == set.Name {
+			continue
+		}
+		layers, err := s.layers(ctx, top)
+		if err != nil {
+			return err
+		}
+		at := slices.IndexFunc(layers, func(l *reference.Signed) bool { return l.Name == set.Name })
+		pins := func(of *reference.Signed) bool {
+			return slices.ContainsFunc(of.Base, func(b reference.Base) bool { return b.Name == set.Name && b.Digest != "" })
+		}
+		if at < 0 || pins(top) || slices.ContainsFunc(layers, pins) {
+			continue // one that names a digest wants no other until it is published anew
+		}
+		layers[at] = set
+		before, err := s.activeSet(ctx, a.Name)
+		if err != nil {
+			return err
+		}
+		if !before.Whole() {
+			continue // it denies as it is: this set may be what mends it
+		}
+		if err := s.holds(ctx, top, layers, lists); err != nil {
+			return protocol.Refuse(protocol.ReferenceRefused, "%s, which is in force, builds on %s and would deny all its nodes: %v; publish a generation of %s that fits first", a.Name, set.Name, err, a.Name)
+		}
+	}
+	return nil
+}
+
+// holds reports why a set and its layers do not hold together. given are lists that
+// may not be stored yet.
+func (s *Service) holds(ctx context.Context, top *reference.Signed, layers []*reference.Signed, given []*reference.List) error {
+	var lists []*reference.List
+	seen := map[string]bool{}
+	for _, of := range append([]*reference.Signed{top}, layers...) {
+		if of.IMA == nil {
+			continue
+		}
+		for _, r := range of.IMA.Lists {
+			if seen[r.Digest] {
+				continue
+			}
+			seen[r.Digest] = true
+			at := slices.IndexFunc(given, func(l *reference.List) bool { d := l.Digest(); return hex.EncodeToString(d[:]) == r.Digest })
+			if at >= 0 {
+				lists = append(lists, given[at])
+				continue
+			}
+			l, err := s.list(ctx, r.Digest)
+			if err != nil {
+				return err
+			}
+			lists = append(lists, l)
+		}
+	}
+	_, err := top.Complete(layers, lists)
+	return err
 }
 
 // restoreSet is the set of a stored input with what it named then.

@@ -131,3 +131,36 @@ func TestBaseTakesBack(t *testing.T) {
 	d.publish(base) // the list is held already
 	d.denied(n, "firmware/denied-event")
 }
+
+// TestBaseBreaksDependents: a base that would not hold together with a class in
+// force is refused, and nothing changes for the class's nodes.
+func TestBaseBreaksDependents(t *testing.T) {
+	t.Parallel()
+	d := newDomain(t)
+	ctx := context.Background()
+	learnt, _, err := reference.Learn("debian", []reference.Sample{d.sample(d.machine("c-grub-sb"))}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	base, list, tops := layered(t, learnt, "web")
+	if _, err := d.Publish(ctx, operator, d.publication(base, list)); err != nil {
+		t.Fatal(err)
+	}
+	rule := reference.Rule{Name: "booted", Expr: "boot.exited", Claim: reference.Executables, Value: 33, Why: "x"}
+	tops[0].Rules = []reference.Rule{rule}
+	d.publish(tops[0])
+	n := d.machine("g-again")
+	d.enrol(n, "web")
+	d.mustGrant(n)
+	rule.Expr = "!boot.exited"
+	base.Generation, base.Rules = 2, []reference.Rule{rule} // of one name, and not the same
+	_, err = d.Publish(ctx, operator, d.publication(base))
+	refused(t, err, protocol.ReferenceRefused)
+	if err == nil || !strings.Contains(err.Error(), "web, which is in force, builds on debian") {
+		t.Errorf("%v", err)
+	}
+	d.mustGrant(n)
+	base.Rules = nil
+	d.publish(base)
+	d.mustGrant(n)
+}
