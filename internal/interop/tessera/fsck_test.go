@@ -19,11 +19,12 @@ import (
 // TestFsckOfOurLog has Tessera check a log of ours as it is served: entry
 // bundles, full and partial tiles and the checkpoint above them.
 func TestFsckOfOurLog(t *testing.T) {
-	l := ourLog(t, 1_000)
-	if err := check(t, fetcher{l, -1}); err != nil {
+	if err := check(t, fetcher{ourLog(t, 70_000), -1}); err != nil { // three levels of tiles
 		t.Errorf("Tessera refuses the log: %v", err)
 	}
-	if err := check(t, fetcher{l, 3}); err == nil {
+	// Of a long log that is wrong, Tessera v1.0.4 checks no more after the
+	// first error, but does not return either.
+	if err := check(t, fetcher{ourLog(t, 1_000), 3}); err == nil {
 		t.Error("Tessera accepts the log with a changed entry bundle")
 	}
 }
