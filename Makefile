@@ -45,7 +45,7 @@ fuzz:
 
 # Tools by the Debian package that brings them: command=package.
 # PostgreSQL's are not in PATH; its package must not start a server of its own.
-TOOLS := systemd-analyze=systemd swtpm=swtpm swtpm_setup=swtpm-tools tpm2_checkquote=tpm2-tools gcc=gcc strace=strace \
+TOOLS := systemd-analyze=systemd swtpm=swtpm swtpm_setup=swtpm-tools tpm2_checkquote=tpm2-tools gcc=gcc strace=strace unshare=util-linux \
 	/usr/lib/postgresql/15/bin/postgres=postgresql-15
 
 tools:

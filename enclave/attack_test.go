@@ -281,6 +281,11 @@ func TestTimeNamespace(t *testing.T) {
 		_ = e.cmd.Wait()
 		close(e.ended)
 	}()
+	t.Cleanup(func() {
+		_ = e.cmd.Process.Kill()
+		<-e.ended
+		sweepAll()
+	})
 	e.eventually("it has asked", func() bool { return len(a.requests()) > 0 })
 	a.answers(unavailable)
 	e.exits(ExitStopped, "lapsed")
