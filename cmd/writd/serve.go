@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,8 +9,10 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -180,6 +183,10 @@ func (v *running) serve(ctx context.Context, public, admin string, ready func(pu
 		if name, err := os.Hostname(); err == nil {
 			hosts = append(hosts, name)
 		}
+	}
+	if u, err := url.Parse(v.cfg.issuer()); err == nil {
+		// Relying parties come by the issuer's name, through whatever is before us.
+		hosts = append(slices.Clone(hosts), net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "443")))
 	}
 	s, err := api.New(api.Config{Service: v.svc, Keys: v.keys, Name: v.cfg.Name, Hosts: hosts, PublicEntries: v.cfg.PublicEntries, Version: version, Log: v.log})
 	if err != nil {

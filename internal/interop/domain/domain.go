@@ -1,0 +1,123 @@
+// Package domain runs a whole Writ domain, as `writ dev` does, for tests of others'
+// clients against it.
+package domain
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// A Domain is dev.invalid with three legitimate nodes.
+type Domain struct {
+	Issuer   string // https://dev.invalid
+	Audience string // what Token is for
+	Dir      string
+	bin      string
+	client   *http.Client
+}
+
+// Start builds the programs and starts a domain, which ends with the test.
+func Start(t *testing.T) *Domain {
+	t.Helper()
+	d := &Domain{Issuer: "https://dev.invalid", Audience: "spiffe://dev.invalid/enclave", Dir: t.TempDir(), bin: t.TempDir()}
+	build := exec.Command("go", "build", "-o", d.bin+"/", "./cmd/...")
+	build.Dir = "../../.."
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("building: %v\n%s", err, out)
+	}
+	cmd := exec.Command(filepath.Join(d.bin, "writ"), "dev", "--dir", d.Dir)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stderr = cmd.Stdout
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(syscall.SIGINT)
+		_ = cmd.Wait()
+	})
+	ready := make(chan bool, 1)
+	var said []string
+	go func() {
+		lines := bufio.NewScanner(out)
+		for lines.Scan() {
+			said = append(said, lines.Text())
+			if strings.HasPrefix(lines.Text(), "Ctrl-C ends the domain") {
+				ready <- true
+			}
+		}
+		ready <- false
+	}()
+	select {
+	case ok := <-ready:
+		if !ok {
+			t.Fatalf("writ dev ended:\n%s", strings.Join(said, "\n"))
+		}
+	case <-time.After(2 * time.Minute):
+		t.Fatal("writ dev did not become ready in two minutes")
+	}
+	d.connect(t)
+	return d
+}
+
+// connect makes a client for which dev.invalid is the verifier's address.
+func (d *Domain) connect(t *testing.T) {
+	t.Helper()
+	raw, err := os.ReadFile(filepath.Join(d.Dir, "node-1", "state", "node.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var node struct {
+		Verifiers []string `json:"verifiers"`
+		CA        string   `json:"ca"`
+	}
+	if err := json.Unmarshal(raw, &node); err != nil || len(node.Verifiers) == 0 {
+		t.Fatalf("%v: %s", err, raw)
+	}
+	u, err := url.Parse(node.Verifiers[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM([]byte(node.CA)) {
+		t.Fatal("no CA certificate")
+	}
+	d.client = &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{
+		TLSClientConfig: &tls.Config{RootCAs: roots, ServerName: "127.0.0.1"},
+		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, network, u.Host)
+		},
+	}}
+	t.Cleanup(d.client.CloseIdleConnections)
+}
+
+// Client is an HTTP client that reaches the issuer.
+func (d *Domain) Client() *http.Client { return d.client }
+
+// Token is a fresh token of the first node.
+func (d *Domain) Token(t *testing.T) string {
+	t.Helper()
+	cmd := exec.Command(filepath.Join(d.bin, "writ"), "token")
+	cmd.Env = append(os.Environ(), "WRIT_SOCKET="+filepath.Join(d.Dir, "node-1", "agent.sock"))
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("writ token: %v", err)
+	}
+	return strings.TrimSpace(string(out))
+}
