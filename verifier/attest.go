@@ -32,7 +32,8 @@ type storedInput struct {
 	UEFILog   string              `json:"uefi_log,omitempty"`
 	IMALog    []string            `json:"ima_log,omitempty"` // chunks
 	Challenge appraisal.Challenge `json:"challenge"`
-	Enrolment string              `json:"enrolment"` // blob: the Prior without its Boot
+	Enrolment string              `json:"enrolment"`          // blob: the Prior without its Boot
+	Enrolled  uint64              `json:"enrolled,omitempty"` // index of the entry that says so; 0: stored before it was kept
 	Boot      *appraisal.Boot     `json:"boot,omitempty"`
 	Set       string              `json:"set,omitempty"`     // blob: the reference set's envelope
 	Layers    []string            `json:"layers,omitempty"`  // blobs: those of the sets it builds on
@@ -335,7 +336,7 @@ func (s *Service) store(a *appraised) (input []byte, blobs [][]byte, err error) 
 	for _, l := range []string{evidence.BindKey, evidence.EKCert, evidence.KeyCert, evidence.OSLog, evidence.Ask} {
 		bare.Set(l, a.sent.Item(l))
 	}
-	in := storedInput{Challenge: a.in.Challenge, Boot: a.in.Prior.Boot, Rules: a.in.Rules, At: a.in.At}
+	in := storedInput{Challenge: a.in.Challenge, Boot: a.in.Prior.Boot, Rules: a.in.Rules, At: a.in.At, Enrolled: a.node.Entry}
 	if in.Evidence, err = bare.Marshal(); err != nil {
 		return nil, nil, err
 	}

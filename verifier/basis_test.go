@@ -2,6 +2,7 @@ package verifier_test
 
 import (
 	"bytes"
+	"crypto/rand"
 	"crypto/sha1"
 	"encoding/hex"
 	"encoding/json"
@@ -13,6 +14,7 @@ import (
 	"github.com/writ-attestation/writ/verifier/appraisal"
 	"github.com/writ-attestation/writ/verifier/bundle"
 	"github.com/writ-attestation/writ/verifier/ledger"
+	"github.com/writ-attestation/writ/verifier/token"
 )
 
 // TestAssertedIsNotMeasured: a workload counts as measured only when an entry
@@ -88,6 +90,68 @@ func TestAssertedIsNotMeasured(t *testing.T) {
 	if r := recorded(base.Writ.Log.Index); r.WorkloadBasis != appraisal.BasisAsserted {
 		t.Errorf("an entry behind the proven prefix: %+v", r)
 	}
+}
+
+// TestInventedMeasurement: a verifier that records, and signs, "measured" about a
+// digest which no proven entry of the IMA list names is caught by whoever checks
+// the bundle.
+func TestInventedMeasurement(t *testing.T) {
+	t.Parallel()
+	d, n := ready(t)
+	invented := "sha256:" + strings.Repeat("ab", 32)
+	list := n.list
+	n.list = append(list[:len(list):len(list)], entryOf(t, list, invented)...) // behind what PCR 10 proves
+	s := d.shot(n)
+	s.req.Workload, s.req.Keeper = invented, invented
+	d.mustGrantShot(n, s)
+	good := d.verifies(n, bundle.ResultVerified)
+	for what, c := range map[string]struct {
+		lie  func(*bundle.Token)
+		want string
+	}{
+		"nothing":        {func(*bundle.Token) {}, bundle.ResultVerified},
+		"the workload":   {func(rec *bundle.Token) { rec.WorkloadBasis = appraisal.BasisMeasured }, bundle.ResultInvalid},
+		"the keeper":     {func(rec *bundle.Token) { rec.KeeperBasis = appraisal.BasisMeasured }, bundle.ResultInvalid},
+		"another keeper": {func(rec *bundle.Token) { rec.Keeper = "sha256:" + strings.Repeat("cd", 32) }, bundle.ResultInvalid},
+	} {
+		if r := bundle.Verify(d.recordedAgain(good, c.lie), d.trust()); r.Result != c.want {
+			t.Errorf("%s invented: %s, want %s: %+v", what, r.Result, c.want, r.Checks)
+		}
+	}
+}
+
+// recordedAgain is a decision with an entry and a token of its own, which differ
+// from the real ones in what change does to the record: what a lying verifier
+// signs.
+func (d *domain) recordedAgain(b *bundle.Bundle, change func(*bundle.Token)) *bundle.Bundle {
+	d.t.Helper()
+	leaf, err := ledger.ParseLeaf(b.Entry)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	var rec bundle.Decision
+	if err := json.Unmarshal(leaf.Data, &rec); err != nil {
+		d.t.Fatal(err)
+	}
+	change(rec.Token)
+	index := d.log.Size()
+	receipts, err := d.log.Append(ctx, ledger.Draft{Build: func(ledger.Slot) (ledger.Change, error) {
+		return ledger.Change{Entries: []ledger.Entry{{Kind: leaf.Kind, Subject: leaf.Subject, Actor: leaf.Actor, Data: rec}}}, nil
+	}})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	out := *b
+	out.Receipt = receipts[0].Proof
+	if out.Entry, err = d.log.Entry(ctx, index); err != nil {
+		d.t.Fatal(err)
+	}
+	claims := *d.claims(b.Token)
+	claims.Writ.Log.Index = int64(index)
+	if out.Token, err = token.Issue(claims, d.cfg.TokenKey, rand.Reader); err != nil {
+		d.t.Fatal(err)
+	}
+	return &out
 }
 
 // entryOf is the last record of a list, naming another digest.

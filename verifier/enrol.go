@@ -239,23 +239,8 @@ func (s *Service) lengthen(ctx context.Context, ek *protocol.EK, given []*x509.C
 	return nil, why
 }
 
-// ekID identifies an endorsement key by the key its certificate certifies
-// (hexadecimal SHA-256 of the SubjectPublicKeyInfo): a public area around the
-// same key can be written in several ways, and none of them is another TPM.
-func ekID(ek protocol.EK) string {
-	if cert, err := tpm.ParseCertificate(ek.Certificate); err == nil {
-		return hexSum(cert.RawSubjectPublicKeyInfo)
-	}
-	pub, err := tpm.ParsePublic(ek.Public)
-	if err != nil {
-		return hexSum(ek.Public) // never stored: checkKeys has refused it
-	}
-	spki, err := x509.MarshalPKIXPublicKey(pub.Key())
-	if err != nil {
-		return hexSum(ek.Public)
-	}
-	return hexSum(spki)
-}
+// ekID is how a key is known: see [bundle.EKID].
+func ekID(ek protocol.EK) string { return bundle.EKID(ek.Public, ek.Certificate) }
 
 func parseCerts(der [][]byte) []*x509.Certificate {
 	var out []*x509.Certificate

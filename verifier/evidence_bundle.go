@@ -3,11 +3,13 @@ package verifier
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"github.com/writ-attestation/writ/evidence"
 	"github.com/writ-attestation/writ/verifier/appraisal"
 	"github.com/writ-attestation/writ/verifier/bundle"
+	"github.com/writ-attestation/writ/verifier/ledger"
 	"github.com/writ-attestation/writ/verifier/protocol"
 	"github.com/writ-attestation/writ/verifier/token"
 )
@@ -36,7 +38,8 @@ func (s *Service) Bundle(ctx context.Context, node string, index int64) (*bundle
 		return nil, protocol.Refuse(protocol.NotFound, "entry %d is not a decision on node %s", index, node)
 	}
 	b := &bundle.Bundle{V: 1}
-	if b.Input, err = s.input(ctx, d.Input); err != nil {
+	enrolled := uint64(0)
+	if b.Input, enrolled, err = s.input(ctx, d.Input); err != nil {
 		return nil, fmt.Errorf("putting together the input of entry %d: %w", index, err)
 	}
 	if b.Verdict, err = s.blob(ctx, d.Verdict); err != nil {
@@ -48,6 +51,9 @@ func (s *Service) Bundle(ctx context.Context, node string, index int64) (*bundle
 	if b.Receipt, err = s.log.Prove(ctx, uint64(index)); err != nil {
 		return nil, err
 	}
+	if b.Enrolment, err = s.enrolment(ctx, enrolled); err != nil {
+		return nil, fmt.Errorf("putting together the enrolment at entry %d: %w", enrolled, err)
+	}
 	if d.Claims != nil {
 		if b.Token, err = token.Issue(*d.Claims, s.cfg.TokenKey, s.cfg.Rand); err != nil {
 			return nil, err
@@ -56,53 +62,73 @@ func (s *Service) Bundle(ctx context.Context, node string, index int64) (*bundle
 	return b, nil
 }
 
-// input is the inverse of store.
-func (s *Service) input(ctx context.Context, digest string) (*appraisal.Input, error) {
-	raw, err := s.blob(ctx, digest)
+// enrolment proves the entry that enrolled the node; nil where it was not noted
+// which one that is, or it is not kept any more.
+func (s *Service) enrolment(ctx context.Context, index uint64) (*bundle.Enrolment, error) {
+	if index == 0 {
+		return nil, nil
+	}
+	entry, err := s.log.Entry(ctx, index)
+	if errors.Is(err, ledger.ErrNotFound) {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, err
 	}
-	var st storedInput
-	if err := json.Unmarshal(raw, &st); err != nil {
+	receipt, err := s.log.Prove(ctx, index)
+	if err != nil {
 		return nil, err
 	}
-	in := &appraisal.Input{Rules: st.Rules, Challenge: st.Challenge, At: st.At}
+	return &bundle.Enrolment{Entry: entry, Receipt: receipt}, nil
+}
+
+// input is the inverse of store; enrolled is the index of the node's enrolment.
+func (s *Service) input(ctx context.Context, digest string) (in *appraisal.Input, enrolled uint64, err error) {
+	raw, err := s.blob(ctx, digest)
+	if err != nil {
+		return nil, 0, err
+	}
+	var st storedInput
+	if err := json.Unmarshal(raw, &st); err != nil {
+		return nil, 0, err
+	}
+	in = &appraisal.Input{Rules: st.Rules, Challenge: st.Challenge, At: st.At}
 	if in.Evidence, err = evidence.Parse(st.Evidence); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	if st.UEFILog != "" {
 		log, err := s.blob(ctx, st.UEFILog)
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		in.Evidence.Set(evidence.UEFILog, evidence.Item{Content: log})
 	}
 	if len(st.IMALog) > 0 {
 		list, err := s.join(ctx, st.IMALog)
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		in.Evidence.Set(evidence.IMALog, evidence.Item{Content: list})
 	}
 	enrolment, err := s.blob(ctx, st.Enrolment)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	if err := json.Unmarshal(enrolment, &in.Prior); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	in.Prior.Boot = st.Boot
 	if st.Set != "" {
 		if in.References.Set, err = s.restoreSet(ctx, st.Set, st.Layers, st.Lacking); err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 	}
 	for _, r := range st.EKRoots {
 		root, err := s.blob(ctx, r)
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		in.References.EKRoots = append(in.References.EKRoots, root)
 	}
-	return in, nil
+	return in, st.Enrolled, nil
 }

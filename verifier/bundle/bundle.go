@@ -32,6 +32,8 @@ type Bundle struct {
 	Entry   []byte // the log's leaf; empty: not from a log
 	Token   string // empty: denied
 	Receipt string // c2sp.org/tlog-proof@v1
+
+	Enrolment *Enrolment // nil in bundles of old, and in those not from a log
 }
 
 type bundleJSON struct {
@@ -41,6 +43,13 @@ type bundleJSON struct {
 	Entry   string          `json:"entry"`
 	Token   string          `json:"token"`
 	Receipt string          `json:"receipt"`
+
+	Enrolment *enrolmentJSON `json:"enrolment,omitempty"`
+}
+
+type enrolmentJSON struct {
+	Entry   string `json:"entry"`
+	Receipt string `json:"receipt"`
 }
 
 // Marshal writes the bundle.
@@ -50,7 +59,11 @@ func (b *Bundle) Marshal() ([]byte, error) {
 		return nil, fmt.Errorf("writing the bundle's input: %w", err)
 	}
 	enc := base64.RawURLEncoding
-	return json.Marshal(bundleJSON{b.V, in, enc.EncodeToString(b.Verdict), enc.EncodeToString(b.Entry), b.Token, b.Receipt})
+	j := bundleJSON{V: b.V, Input: in, Verdict: enc.EncodeToString(b.Verdict), Entry: enc.EncodeToString(b.Entry), Token: b.Token, Receipt: b.Receipt}
+	if e := b.Enrolment; e != nil {
+		j.Enrolment = &enrolmentJSON{enc.EncodeToString(e.Entry), e.Receipt}
+	}
+	return json.Marshal(j)
 }
 
 // Parse reads a bundle in the one encoding Marshal writes.
@@ -76,6 +89,12 @@ func Parse(raw []byte) (*Bundle, error) {
 	}
 	if b.Entry, err = base64.RawURLEncoding.DecodeString(j.Entry); err != nil {
 		return nil, fmt.Errorf("reading the bundle's entry: %w", err)
+	}
+	if e := j.Enrolment; e != nil {
+		b.Enrolment = &Enrolment{Receipt: e.Receipt}
+		if b.Enrolment.Entry, err = base64.RawURLEncoding.DecodeString(e.Entry); err != nil {
+			return nil, fmt.Errorf("reading the bundle's enrolment: %w", err)
+		}
 	}
 	if back, err := b.Marshal(); err != nil || !bytes.Equal(back, raw) {
 		return nil, errors.New("reading the bundle: not in the canonical form")

@@ -131,6 +131,16 @@ func TestTamperedVerdict(t *testing.T) {
 		for i := 0; i < len(good.Token); i += 41 {
 			invalid(t, "token", with(func(b *bundle.Bundle) { b.Token = string(flip([]byte(b.Token), i)) }), tr, "token")
 		}
+		for i := 0; i < len(good.Enrolment.Entry); i += 19 {
+			invalid(t, "enrolment", with(func(b *bundle.Bundle) {
+				b.Enrolment = &bundle.Enrolment{Entry: flip(b.Enrolment.Entry, i), Receipt: b.Enrolment.Receipt}
+			}), tr, "enrolment")
+		}
+		for i := 0; i < len(good.Enrolment.Receipt); i += 19 {
+			invalid(t, "proof of the enrolment", with(func(b *bundle.Bundle) {
+				b.Enrolment = &bundle.Enrolment{Entry: b.Enrolment.Entry, Receipt: string(flip([]byte(b.Enrolment.Receipt), i))}
+			}), tr, "enrolment")
+		}
 		invalid(t, "no receipt", with(func(b *bundle.Bundle) { b.Receipt = "" }), tr, "receipt")
 		invalid(t, "no entry", with(func(b *bundle.Bundle) { b.Entry = nil }), tr, "receipt")
 		invalid(t, "no verdict", with(func(b *bundle.Bundle) { b.Verdict = nil }), tr, "verdict", "decision")
@@ -148,6 +158,15 @@ func TestTamperedVerdict(t *testing.T) {
 			"rules":         func(in *appraisal.Input) { in.Rules++ },
 		} {
 			invalid(t, "input: "+what, with(func(b *bundle.Bundle) { change(b.Input) }), tr, "verdict")
+		}
+		for what, change := range map[string]func(*appraisal.Input){
+			"an AK":       func(in *appraisal.Input) { in.Prior.AK = flip(in.Prior.AK, 40) },
+			"generation":  func(in *appraisal.Input) { in.Prior.Generation++ },
+			"class":       func(in *appraisal.Input) { in.Prior.Class = "other" },
+			"EK":          func(in *appraisal.Input) { in.Prior.EK = flip(in.Prior.EK, 40) },
+			"certificate": func(in *appraisal.Input) { in.Prior.EKCertificates = in.References.EKRoots },
+		} {
+			invalid(t, "what was enrolled: "+what, with(func(b *bundle.Bundle) { change(b.Input) }), tr, "enrolment")
 		}
 		for _, label := range []string{evidence.UEFILog, evidence.IMALog, evidence.BindKey, evidence.Ask} {
 			content := good.Input.Evidence.Item(label).Content
@@ -183,6 +202,26 @@ func TestTamperedFile(t *testing.T) {
 		}
 		if r := bundle.Verify(b, tr); r.Result != bundle.ResultInvalid {
 			t.Errorf("byte %d changed: %s", i, r.Result)
+		}
+	}
+}
+
+// TestWithoutEnrolment: a bundle of old says itself whose key it is.
+func TestWithoutEnrolment(t *testing.T) {
+	for name, want := range map[string]string{"renewed": bundle.ResultPartial, "denied": bundle.ResultDenied} {
+		b := load(t, name)
+		b.Enrolment = nil
+		raw, err := b.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b, err = bundle.Parse(raw); err != nil || bytes.Contains(raw, []byte(`"enrolment"`)) {
+			t.Fatalf("%s: %v", name, err)
+		}
+		r := bundle.Verify(b, trust(t))
+		i := slices.IndexFunc(r.Checks, func(c bundle.Check) bool { return c.Name == "enrolment" })
+		if r.Result != want || i < 0 || r.Checks[i].Result != bundle.Skipped {
+			t.Errorf("%s: %s, %+v", name, r.Result, r.Checks)
 		}
 	}
 }

@@ -20,6 +20,23 @@ func witnessOf(t *testing.T, name string, seed byte) *ledger.Witness {
 	return w
 }
 
+// cosign adds witnesses' cosignatures to a proof.
+func cosign(t *testing.T, receipt string, by []*ledger.Witness) string {
+	t.Helper()
+	p, err := ledger.ParseProof(receipt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, w := range by {
+		line, err := w.Cosign(p.Note, time.Unix(1_800_000_000, 0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		receipt += string(line)
+	}
+	return receipt
+}
+
 // TestUnwitnessedReceipt: what the trust file demands and the receipt lacks
 // leaves a bundle partial, whoever else has cosigned it.
 func TestUnwitnessedReceipt(t *testing.T) {
@@ -39,19 +56,14 @@ func TestUnwitnessedReceipt(t *testing.T) {
 		{[]*ledger.Witness{w3, w2, w1, stranger}, bundle.ResultVerified},
 	} {
 		b := load(t, "renewed")
-		p, err := ledger.ParseProof(b.Receipt)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, w := range c.by {
-			line, err := w.Cosign(p.Note, time.Unix(1_800_000_000, 0))
-			if err != nil {
-				t.Fatal(err)
-			}
-			b.Receipt += string(line)
-		}
+		bare := b.Enrolment.Receipt
+		b.Receipt, b.Enrolment.Receipt = cosign(t, b.Receipt, c.by), cosign(t, bare, c.by)
 		if r := bundle.Verify(b, tr); r.Result != c.want {
 			t.Errorf("%d cosignatures: %s, want %s: %+v", len(c.by), r.Result, c.want, r.Checks)
+		}
+		b.Enrolment.Receipt = bare
+		if r := bundle.Verify(b, tr); r.Result != bundle.ResultPartial {
+			t.Errorf("%d cosignatures of the decision alone: %s", len(c.by), r.Result)
 		}
 	}
 	tr.WitnessPolicy = "quorum none\n"

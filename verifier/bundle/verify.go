@@ -98,6 +98,7 @@ func Verify(b *Bundle, t *Trust) *Report {
 	} else {
 		entry := r.history(b, t)
 		r.witnesses(b, t)
+		r.enrolment(b, t, entry)
 		r.entry(b, &v, entry)
 		r.token(b, t, &v, entry)
 	}
@@ -169,6 +170,7 @@ func (r *Report) verdict(b *Bundle, v *appraisal.Verdict) {
 // proven is a log entry that the receipt proves.
 type proven struct {
 	index uint64
+	under ledger.Checkpoint
 	data  Decision
 }
 
@@ -178,7 +180,7 @@ func (r *Report) history(b *Bundle, t *Trust) *proven {
 	if err != nil {
 		return nil
 	}
-	p := &proven{index: index}
+	p := &proven{index: index, under: cp}
 	leaf, err := ledger.ParseLeaf(b.Entry)
 	if err == nil && !slices.Contains([]string{Decided, Issued, Renewed}, leaf.Kind) {
 		err = fmt.Errorf("entry %d is %s, not a decision", index, leaf.Kind)
@@ -208,17 +210,25 @@ func (r *Report) witnesses(b *Bundle, t *Trust) {
 	if !policy.Demands() {
 		return
 	}
-	p, err := ledger.ParseProof(b.Receipt)
-	if err != nil {
-		r.check("witnesses", err, "")
-		return
+	var who []string
+	receipts := []string{b.Receipt}
+	if b.Enrolment != nil {
+		receipts = append(receipts, b.Enrolment.Receipt)
 	}
-	by, ok := policy.Cosigned(p.Note, t.Log...)
-	if !ok {
-		r.skip("witnesses", fmt.Sprintf("the checkpoint is cosigned by %d witnesses (%s), which is not the quorum that the trust file demands; fetch the bundle again after the next round", len(by), strings.Join(by, ", ")))
-		return
+	for _, receipt := range receipts {
+		p, err := ledger.ParseProof(receipt)
+		if err != nil {
+			r.check("witnesses", err, "")
+			return
+		}
+		by, ok := policy.Cosigned(p.Note, t.Log...)
+		if !ok {
+			r.skip("witnesses", fmt.Sprintf("the checkpoint is cosigned by %d witnesses (%s), which is not the quorum that the trust file demands; fetch the bundle again after the next round", len(by), strings.Join(by, ", ")))
+			return
+		}
+		who = by
 	}
-	r.check("witnesses", nil, "cosigned by %s", strings.Join(by, ", "))
+	r.check("witnesses", nil, "cosigned by %s", strings.Join(who, ", "))
 }
 
 func (r *Report) entry(b *Bundle, v *appraisal.Verdict, e *proven) {
@@ -267,14 +277,15 @@ func rests(b *Bundle, t *Trust, v *appraisal.Verdict, e *proven, c *token.Claims
 		return errors.New("the bundle holds no evidence that a token could rest on")
 	}
 	w := &c.Writ
-	made := Token{ID: c.ID, Audience: c.Audience, Issued: c.IssuedAt, Expires: c.Expires, Seq: w.Seq, Prev: w.Prev, JKT: c.Confirm.JKT,
-		Exec: w.Execution, Parent: e.data.Token.Parent, Workload: w.Workload, Keeper: e.data.Token.Keeper, Level: w.Level, Epoch: w.Epoch,
-		WorkloadBasis: e.data.Token.WorkloadBasis, KeeperBasis: e.data.Token.KeeperBasis}
-	sum := sha256.Sum256(b.Verdict)
 	jkt, keyErr := token.ThumbprintJWK(b.Input.Evidence.Item(evidence.BindKey).Content)
 	asked, askErr := b.Input.Evidence.Request()
+	rec := e.data.Token // of its members, the two on what digests stand follow from nothing but the list: see measured
+	made := Token{ID: c.ID, Audience: c.Audience, Issued: c.IssuedAt, Expires: c.Expires, Seq: w.Seq, Prev: w.Prev, JKT: c.Confirm.JKT,
+		Exec: w.Execution, Parent: asked.Parent, Workload: w.Workload, Keeper: asked.Keeper, Key: asked.Key, Level: w.Level, Epoch: w.Epoch,
+		WorkloadBasis: rec.WorkloadBasis, KeeperBasis: rec.KeeperBasis}
+	sum := sha256.Sum256(b.Verdict)
 	switch {
-	case made != *e.data.Token:
+	case made != *rec:
 		return errors.New("the entry records another token than this one")
 	case w.Verdict != base64.RawURLEncoding.EncodeToString(sum[:]) || w.Evidence != Base64(v.Inputs.Evidence) || w.References != Base64(v.Inputs.References):
 		return errors.New("the token rests on another verdict, evidence or reference set")
@@ -289,7 +300,7 @@ func rests(b *Bundle, t *Trust, v *appraisal.Verdict, e *proven, c *token.Claims
 	case askErr != nil || asked.Audience != c.Audience || asked.R != c.Nonce || asked.Execution != w.Execution || asked.Workload != w.Workload || asked.Level != w.Level:
 		return errors.New("the token is not what the node asked for in its evidence")
 	}
-	return measured(b, v, e.data.Token)
+	return measured(b, v, rec)
 }
 
 // measured finds the digests in the proven part of the IMA list that the entry
