@@ -58,22 +58,58 @@ type part struct {
 }
 
 // run is the committer: one transaction at a time, each for all drafts that are
-// waiting when it has the head lock.
-func (l *Log) run(ctx context.Context) {
+// waiting when it has the head lock. What is committed goes on to be shown while
+// the next transaction runs.
+func (l *Log) run(ctx context.Context, shown chan<- committed) {
+	defer close(shown)
 	tip := l.current()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-l.queue.wake:
-			tip = l.commit(ctx, tip)
+			tip = l.commit(ctx, tip, shown)
 		}
 	}
 }
 
-// commit runs one transaction and answers everybody whose draft it took. tip is
-// the head as this process last committed or read it; the new one is returned.
-func (l *Log) commit(ctx context.Context, tip *head) *head {
+// committed is a head on its way to readers, and who waits for it.
+type committed struct {
+	head   *head
+	batch  *batch // nil: another verifier's, or nothing new
+	failed refusals
+}
+
+// showAll is the second half of the committer. In the order of the commits it
+// guards each head, makes it the one that readers see, and only then answers: the
+// guard file is written while the next transaction is, but before anybody is told.
+// A crash between leaves the store ahead of the guard file, which is no rollback,
+// and nobody with an answer. After one that could not be guarded none is.
+func (l *Log) showAll(ctx context.Context, shown <-chan committed) {
+	for c := range shown {
+		if c.batch == nil {
+			l.follow(ctx, c.head, c.failed)
+			continue
+		}
+		if err := l.show(c.head); err != nil {
+			err = fmt.Errorf("committed, but not guarded: %w: %w", ErrUnknown, err)
+			for _, p := range c.batch.parts {
+				p.answer <- answer{err: err}
+			}
+			c.failed.sendInstead(err)
+			continue
+		}
+		c.failed.send()
+		for _, p := range c.batch.parts {
+			p.answer <- answer{first: p.first, entries: p.entries, tree: c.batch.tree, note: c.batch.Head.Note}
+		}
+	}
+}
+
+// commit runs one transaction. Everybody whose draft it took is answered by it, or
+// when what it committed is shown. tip is the head as this process last committed
+// or read it; the new one is returned.
+func (l *Log) commit(ctx context.Context, tip *head, shown chan<- committed) *head {
 	tx, err := l.store.Begin(ctx)
 	// The queue is taken under the lock, not before: what came during the wait
 	// goes along, and a draft that was taken always gets its answer from here.
@@ -98,7 +134,8 @@ func (l *Log) commit(ctx context.Context, tip *head) *head {
 	built, refused := b.build(requests)
 	if len(built) == 0 {
 		tx.Rollback()
-		return l.follow(ctx, tip, refused)
+		shown <- committed{head: tip, failed: refused}
+		return tip
 	}
 	if err := l.seal(b, tip); err != nil {
 		refuse(requests, err)
@@ -108,33 +145,25 @@ func (l *Log) commit(ctx context.Context, tip *head) *head {
 		refuse(requests, fmt.Errorf("committing: %w", err))
 		return tip
 	}
-	if err := l.show(b.next); err != nil {
-		refuse(requests, fmt.Errorf("committed, but not guarded: %w: %w", ErrUnknown, err))
-		return b.next
-	}
-	refused.send()
-	for _, p := range b.parts {
-		p.answer <- answer{first: p.first, entries: p.entries, tree: b.tree, note: b.Head.Note}
-	}
+	shown <- committed{b.next, b, refused}
 	return b.next
 }
 
 // follow makes readers see a head that another verifier has committed, and
 // answers drafts that have failed: both rest on what was read, which is no more
 // than the store can promise only once it has settled.
-func (l *Log) follow(ctx context.Context, tip *head, failed refusals) *head {
+func (l *Log) follow(ctx context.Context, tip *head, failed refusals) {
 	if s, ok := l.store.(Shared); ok {
 		if err := s.Settle(ctx); err != nil {
 			failed.sendInstead(fmt.Errorf("waiting for the store to settle: %w", err))
-			return tip
+			return
 		}
 	}
 	if err := l.show(tip); err != nil {
 		failed.sendInstead(fmt.Errorf("following the head: %w", err))
-		return tip
+		return
 	}
 	failed.send()
-	return tip
 }
 
 // refusals are the answers to drafts whose Build has failed. Their errors say
@@ -169,6 +198,9 @@ func refuse(rs []*request, err error) {
 func (l *Log) show(h *head) error {
 	if h == l.current() { // state alone has changed
 		return nil
+	}
+	if err := l.isFrozen(); err != nil {
+		return err
 	}
 	if err := l.guard.write(h); err != nil {
 		return l.freeze(err)

@@ -189,7 +189,9 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 	run, stop := context.WithCancel(context.Background())
 	l.stop = stop
 	l.queue.wake = make(chan struct{}, 1)
-	l.running.Go(func() { l.run(run) })
+	shown := make(chan committed, 1)
+	l.running.Go(func() { l.run(run, shown) })
+	l.running.Go(func() { l.showAll(run, shown) })
 	if s, ok := l.store.(Shared); ok {
 		l.running.Go(func() { s.Listen(run, l.queue.signal) })
 	}
