@@ -3,8 +3,10 @@ package store
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/writ-attestation/writ/verifier/ledger"
 )
@@ -13,11 +15,45 @@ import (
 // pool, while a transaction holds its only connection, would wait for ever.
 type writeStmts struct {
 	begin, commit, rollback *sql.Stmt
-	head, row               *sql.Stmt
+	head, rows              *sql.Stmt
 	insertHead, moveHead    *sql.Stmt
-	insertEntry, insertTile *sql.Stmt
-	putRow, deleteRow       *sql.Stmt
+	insertTile, deleteRow   *sql.Stmt
+	insertEntry, putRow     many
 	hasBlob, insertBlob     *sql.Stmt
+}
+
+// atOnce is how many rows one statement writes where there are so many: each
+// statement costs as much as a row.
+const atOnce = 16
+
+const (
+	insertEntry = `INSERT INTO log_entries (seq, at, kind, subject, leaf_hash, data) VALUES `
+	entryValues = `(?, ?, ?, ?, ?, ?)`
+	putRow      = `INSERT INTO state (kind, id, value) VALUES `
+	rowValues   = `(?, ?, ?)`
+	putOver     = ` ON CONFLICT (kind, id) DO UPDATE SET value = excluded.value`
+)
+
+// many is a statement that writes one row, and its twin that writes atOnce.
+type many struct{ one, some *sql.Stmt }
+
+// write writes n rows, of which args appends the values.
+func (m many) write(ctx context.Context, n int, args func(i int, values []any) []any) error {
+	var values []any
+	for i := 0; i < n; {
+		stmt, end := m.one, i+1
+		if n-i >= atOnce {
+			stmt, end = m.some, i+atOnce
+		}
+		values = values[:0]
+		for ; i < end; i++ {
+			values = args(i, values)
+		}
+		if _, err := stmt.ExecContext(ctx, values...); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (w *writeStmts) each(f func(stmt **sql.Stmt, query string) error) error {
@@ -29,12 +65,14 @@ func (w *writeStmts) each(f func(stmt **sql.Stmt, query string) error) error {
 		{&w.commit, `COMMIT`},
 		{&w.rollback, `ROLLBACK`},
 		{&w.head, selectHead},
-		{&w.row, selectRow},
+		{&w.rows, `SELECT s.kind, s.id, s.value FROM json_each(?) k CROSS JOIN state s ON s.kind = k.value->>0 AND s.id = k.value->>1`},
 		{&w.insertHead, `INSERT INTO log_head (id, size, root, at, note) VALUES (1, ?, ?, ?, ?)`},
 		{&w.moveHead, `UPDATE log_head SET size = ?, root = ?, at = ?, note = ? WHERE id = 1 AND size = ?`},
-		{&w.insertEntry, `INSERT INTO log_entries (seq, at, kind, subject, leaf_hash, data) VALUES (?, ?, ?, ?, ?, ?)`},
+		{&w.insertEntry.one, insertEntry + entryValues},
+		{&w.insertEntry.some, insertEntry + entryValues + strings.Repeat(", "+entryValues, atOnce-1)},
 		{&w.insertTile, `INSERT INTO log_tiles (level, idx, data) VALUES (?, ?, ?)`},
-		{&w.putRow, `INSERT INTO state (kind, id, value) VALUES (?, ?, ?) ON CONFLICT (kind, id) DO UPDATE SET value = excluded.value`},
+		{&w.putRow.one, putRow + rowValues + putOver},
+		{&w.putRow.some, putRow + rowValues + strings.Repeat(", "+rowValues, atOnce-1) + putOver},
 		{&w.deleteRow, `DELETE FROM state WHERE kind = ? AND id = ?`},
 		{&w.hasBlob, `SELECT 1 FROM blobs WHERE sum = ?`},
 		{&w.insertBlob, `INSERT INTO blobs (sum, size, data) VALUES (?, ?, ?)`},
@@ -101,9 +139,28 @@ type sqliteTx struct {
 func (tx *sqliteTx) Head() ledger.Head { return tx.head }
 
 func (tx *sqliteTx) Rows(keys []ledger.Key) ([]ledger.Put, error) {
-	return scanRows(keys, func(k ledger.Key) *sql.Row {
-		return tx.store.stmts.row.QueryRowContext(tx.ctx, k.Kind, k.ID)
-	})
+	list := make([][2]string, len(keys))
+	for i, k := range keys {
+		list[i] = [2]string{k.Kind, k.ID}
+	}
+	b, err := json.Marshal(list)
+	if err != nil {
+		return nil, err
+	}
+	found, err := tx.store.stmts.rows.QueryContext(tx.ctx, string(b))
+	if err != nil {
+		return nil, err
+	}
+	defer found.Close()
+	var out []ledger.Put
+	for found.Next() {
+		var p ledger.Put
+		if err := found.Scan(&p.Key.Kind, &p.Key.ID, &p.Value); err != nil {
+			return nil, err
+		}
+		out = append(out, there(p))
+	}
+	return out, found.Err()
 }
 
 // Rollback implements ledger.Tx. SQLite has rolled back by itself after some
@@ -137,20 +194,20 @@ func (tx *sqliteTx) Commit(b ledger.Batch) error {
 
 func (tx *sqliteTx) write(b ledger.Batch) error {
 	st := &tx.store.stmts
-	for _, r := range b.Records {
-		if _, err := st.insertEntry.ExecContext(tx.ctx, int64(r.Index), r.At, r.Kind, r.Subject, r.Hash[:], r.Data); err != nil {
-			return fmt.Errorf("writing entry %d: %w", r.Index, err)
-		}
+	err := st.insertEntry.write(tx.ctx, len(b.Records), func(i int, values []any) []any {
+		r := &b.Records[i]
+		return append(values, int64(r.Index), r.At, r.Kind, r.Subject, r.Hash[:], r.Data)
+	})
+	if err != nil {
+		return fmt.Errorf("writing %d entries from %d: %w", len(b.Records), b.Records[0].Index, err)
 	}
 	for _, t := range b.Tiles {
 		if _, err := st.insertTile.ExecContext(tx.ctx, t.Level, int64(t.Index), t.Data); err != nil {
 			return fmt.Errorf("writing tile %d of level %d: %w", t.Index, t.Level, err)
 		}
 	}
-	for _, p := range b.Puts {
-		if err := tx.put(p); err != nil {
-			return fmt.Errorf("writing row %s/%s: %w", p.Key.Kind, p.Key.ID, err)
-		}
+	if err := tx.put(b.Puts); err != nil {
+		return fmt.Errorf("writing %d rows: %w", len(b.Puts), err)
 	}
 	for _, bl := range b.Blobs {
 		if err := tx.putBlob(bl); err != nil {
@@ -163,14 +220,21 @@ func (tx *sqliteTx) write(b ledger.Batch) error {
 	return nil
 }
 
-func (tx *sqliteTx) put(p ledger.Put) error {
+func (tx *sqliteTx) put(puts []ledger.Put) error {
 	st := &tx.store.stmts
-	if p.Value == nil {
-		_, err := st.deleteRow.ExecContext(tx.ctx, p.Key.Kind, p.Key.ID)
-		return err
+	kept := make([]ledger.Put, 0, len(puts))
+	for _, p := range puts {
+		if p.Value != nil {
+			kept = append(kept, p)
+			continue
+		}
+		if _, err := st.deleteRow.ExecContext(tx.ctx, p.Key.Kind, p.Key.ID); err != nil {
+			return err
+		}
 	}
-	_, err := st.putRow.ExecContext(tx.ctx, p.Key.Kind, p.Key.ID, p.Value)
-	return err
+	return st.putRow.write(tx.ctx, len(kept), func(i int, values []any) []any {
+		return append(values, kept[i].Key.Kind, kept[i].Key.ID, kept[i].Value)
+	})
 }
 
 func (tx *sqliteTx) putBlob(b ledger.Blob) error {
