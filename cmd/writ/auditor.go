@@ -7,15 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net/http"
-	"os"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/writ-attestation/writ/internal/durable"
 	"github.com/writ-attestation/writ/verifier/bundle"
 	"github.com/writ-attestation/writ/verifier/client"
 	"github.com/writ-attestation/writ/verifier/ledger"
@@ -196,84 +193,4 @@ func fsckLog(cmd *cobra.Command, o *logFlags, fetch ledger.Fetch, t *bundle.Trus
 		return exit(exitPartial, errors.New("the entries themselves cannot be read with this access: hashes, tiles and root were checked"), "use an operator with the auditor role")
 	}
 	return nil
-}
-
-func newLogWatch() *cobra.Command {
-	o := new(logFlags)
-	var seen string
-	var every time.Duration
-	var once bool
-	cmd := &cobra.Command{
-		Use:   "watch --trust FILE --seen FILE",
-		Short: "Follow a log from outside, and shout when it is rewritten",
-		Long: `Follow a log as an outsider. The last checkpoint seen is kept in FILE;
-each new one must be signed by the log and extend it. A log that shows less, or
-another history, ends this with exit code 6; the contradicting checkpoint is then
-beside it, as FILE.conflict. What is not reachable is tried again.
-
-Exit codes: 6 divergence; 4 a checkpoint that the log's keys have not signed, or
-tiles that do not hold; with --once also 0 consistent and 5 unreachable.`,
-		Example: "  writ log watch --trust trust.json --seen prod.checkpoint --log https://writ.example.org/log",
-		Args:    wantArgs(),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if seen == "" {
-				return usageError(cmd, "--seen FILE is needed: without memory there is nothing to compare with")
-			}
-			fetch, t, err := o.open(cmd)
-			if err != nil {
-				return err
-			}
-			for {
-				err := watchStep(cmd, fetch, t, seen)
-				if once || (err != nil && !errors.Is(err, client.ErrUnreachable)) {
-					return logError(err)
-				}
-				if err != nil {
-					fmt.Fprintf(cmd.ErrOrStderr(), "writ: %v\n", err)
-				}
-				select {
-				case <-cmd.Context().Done():
-					return nil
-				case <-time.After(every):
-				}
-			}
-		},
-	}
-	o.add(cmd)
-	f := cmd.Flags()
-	f.StringVar(&seen, "seen", "", "`file` that holds the last checkpoint seen")
-	f.DurationVar(&every, "every", 10*time.Second, "how long to wait between looks")
-	f.BoolVar(&once, "once", false, "look once")
-	return cmd
-}
-
-// watchStep looks at the log once and remembers what it has seen.
-func watchStep(cmd *cobra.Command, fetch ledger.Fetch, t *bundle.Trust, seen string) error {
-	r, err := ledger.OpenRemote(cmd.Context(), fetch, t.Log...)
-	if err != nil {
-		return err
-	}
-	raw, err := os.ReadFile(seen)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		fmt.Fprintf(cmd.OutOrStdout(), "%s: first seen at size %d, root %s\n", r.Origin, r.Size, r.Root)
-		return durable.WriteFile(seen, r.Note, 0o644)
-	case err != nil:
-		return fmt.Errorf("reading what was seen: %w", err)
-	}
-	last, err := ledger.OpenCheckpoint(raw, t.Log...)
-	if err != nil {
-		return fmt.Errorf("reading %s: %w", seen, err)
-	}
-	if err := r.Extends(cmd.Context(), last); err != nil {
-		if errors.Is(err, ledger.ErrDiverged) {
-			err = errors.Join(err, durable.WriteFile(seen+".conflict", r.Note, 0o644))
-		}
-		return err
-	}
-	if r.Size == last.Size {
-		return nil
-	}
-	fmt.Fprintf(cmd.OutOrStdout(), "%s: size %d extends %d, root %s\n", r.Origin, r.Size, last.Size, r.Root)
-	return durable.WriteFile(seen, r.Note, 0o644)
 }

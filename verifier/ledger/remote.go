@@ -131,25 +131,43 @@ func parseBundle(b []byte, n int) ([][]byte, error) {
 
 // hashes reads hashes that are proven to be under the checkpoint's root.
 func (r *Remote) hashes(ctx context.Context) tlog.HashReader {
-	return tlog.TileHashReader(tlog.Tree{N: int64(r.Size), Hash: r.Root}, tileReader{ctx, r.fetch})
+	tiles := &tileReader{ctx: ctx, fetch: r.fetch}
+	return provenReader{tlog.TileHashReader(tlog.Tree{N: int64(r.Size), Hash: r.Root}, tiles), tiles}
+}
+
+// provenReader tells tiles that do not hold ([ErrCorrupt]) from tiles that were
+// not to be had.
+type provenReader struct {
+	tlog.HashReader
+	tiles *tileReader
+}
+
+func (p provenReader) ReadHashes(indexes []int64) ([]tlog.Hash, error) {
+	hashes, err := p.HashReader.ReadHashes(indexes)
+	if err != nil && p.tiles.failed == nil {
+		err = fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	return hashes, err
 }
 
 // tileReader lives for one call, so it may hold its context.
 type tileReader struct {
-	ctx   context.Context
-	fetch Fetch
+	ctx    context.Context
+	fetch  Fetch
+	failed error // of a fetch
 }
 
-func (tileReader) Height() int                     { return tileHeight }
-func (tileReader) SaveTiles([]tlog.Tile, [][]byte) {}
+func (*tileReader) Height() int                     { return tileHeight }
+func (*tileReader) SaveTiles([]tlog.Tile, [][]byte) {}
 
-func (t tileReader) ReadTiles(tiles []tlog.Tile) ([][]byte, error) {
+func (t *tileReader) ReadTiles(tiles []tlog.Tile) ([][]byte, error) {
 	out := make([][]byte, len(tiles))
 	for i, x := range tiles {
 		path := TilePath{x.L, uint64(x.N), x.W}.String()
 		var err error
 		if out[i], err = t.fetch(t.ctx, path); err != nil {
-			return nil, fmt.Errorf("reading %s: %w", path, err)
+			t.failed = fmt.Errorf("reading %s: %w", path, err)
+			return nil, t.failed
 		}
 	}
 	return out, nil
