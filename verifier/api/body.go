@@ -36,7 +36,7 @@ func mediaType(sent []string, want string) error {
 	for name, value := range params {
 		switch {
 		case want == mediaEvidence && name == "cmwc_t" && value == evidence.CollectionType:
-		case want == mediaJSON && name == "charset" && strings.EqualFold(value, "utf-8"):
+		case (want == mediaJSON || want == mediaForm) && name == "charset" && strings.EqualFold(value, "utf-8"):
 		default:
 			bad.detail += fmt.Sprintf(", not with parameter %.40s=%.100q", name, value)
 			return bad

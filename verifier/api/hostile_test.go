@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
-	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -22,6 +21,16 @@ type patient struct{ *httptest.ResponseRecorder }
 func (patient) SetWriteDeadline(time.Time) error { return nil }
 func (patient) SetReadDeadline(time.Time) error  { return nil }
 
+// address is where the domain listens.
+func (d *domain) address() net.Addr {
+	d.t.Helper()
+	a, err := net.ResolveTCPAddr("tcp", strings.TrimPrefix(d.url, "https://"))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return a
+}
+
 // TestHostileTokens: every path that takes a node's token refuses every bad token
 // and proof. Each comes from another address, or most would only be held back as
 // too many.
@@ -34,15 +43,7 @@ func TestHostileTokens(t *testing.T) {
 		t.Fatal(err)
 	}
 	bodies := map[string][]byte{"/v1/tokens": n.request("job").Marshal(), "/v1/stops": stop}
-	u, err := url.Parse(d.url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	local, err := net.ResolveTCPAddr("tcp", u.Host)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tried := 0
+	local, tried := d.address(), 0
 	for _, r := range d.srv.publicRoutes() {
 		if r.auth != nodeKey && r.auth != endedKey {
 			continue

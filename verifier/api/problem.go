@@ -1,11 +1,13 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
 	"strconv"
+	"strings"
 
 	"github.com/labstack/echo/v4"
 
@@ -41,6 +43,7 @@ type httpError struct {
 	detail string
 	scheme string // of WWW-Authenticate
 	retry  int    // seconds
+	oauth  string // error code of OAuth, if it has one of its own
 }
 
 func (e *httpError) Error() string { return e.code + ": " + e.detail }
@@ -86,7 +89,7 @@ var titles = map[string]string{
 }
 
 // problem is RFC 9457 problem details. A denial has the members of its outcome
-// beside them.
+// beside them, a refused OAuth request those of RFC 6749 section 5.2.
 type problem struct {
 	Type     string `json:"type"`
 	Title    string `json:"title"`
@@ -94,6 +97,8 @@ type problem struct {
 	Detail   string `json:"detail,omitempty"`
 	Instance string `json:"instance"` // the request's id
 	*protocol.Outcome
+	OAuth       string `json:"error,omitempty"`
+	Description string `json:"error_description,omitempty"`
 
 	scheme string
 	retry  int
@@ -115,7 +120,7 @@ func problemOf(err error) problem {
 			return p
 		}
 	case errors.As(err, &own):
-		return problem{Type: own.code, Title: titles[own.code], Status: own.status, Detail: own.detail, scheme: own.scheme, retry: own.retry}
+		return problem{Type: own.code, Title: titles[own.code], Status: own.status, Detail: own.detail, scheme: own.scheme, retry: own.retry, OAuth: own.oauth}
 	case errors.As(err, &routing) && routing.Code == http.StatusNotFound:
 		return problem{Type: protocol.NotFound, Title: refusals[protocol.NotFound].title, Status: http.StatusNotFound, Detail: "no such path"}
 	case errors.As(err, &routing) && routing.Code == http.StatusMethodNotAllowed:
@@ -151,6 +156,9 @@ func (s *Server) fail(err error, c echo.Context) {
 		return
 	}
 	p.Type, p.Instance = problemBase+p.Type, id
+	if strings.HasPrefix(c.Path(), oauthPath) {
+		p.OAuth, p.Description = cmp.Or(p.OAuth, oauthError(p.Status)), cmp.Or(p.Detail, p.Title)
+	}
 	h := c.Response().Header()
 	h.Set("Content-Type", "application/problem+json")
 	h.Set("Cache-Control", "no-store")

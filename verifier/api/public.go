@@ -17,13 +17,16 @@ func (q *call) cache(control string) { q.Response().Header().Set("Cache-Control"
 func (s *Server) discovery(q *call) error {
 	q.cache("public, max-age=300")
 	return q.answer(map[string]any{
-		"issuer":                                s.svc.Issuer(),
-		"jwks_uri":                              s.svc.Issuer() + "/.well-known/jwks.json",
-		"response_types_supported":              []string{"id_token"},
-		"subject_types_supported":               []string{"public"},
-		"id_token_signing_alg_values_supported": []string{"ES256"},
-		"dpop_signing_alg_values_supported":     []string{"ES256"},
-		"claims_supported":                      []string{"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "cnf", "eat_profile", "eat_nonce", "ear_status", "submods", "writ"},
+		"issuer":                 s.svc.Issuer(),
+		"jwks_uri":               s.svc.Issuer() + "/.well-known/jwks.json",
+		"introspection_endpoint": s.svc.Issuer() + "/oauth2/introspect",
+		"introspection_endpoint_auth_methods_supported": []string{"tls_client_auth"},
+		"grant_types_supported":                         []string{}, // absent, it would mean the code flow
+		"response_types_supported":                      []string{"id_token"},
+		"subject_types_supported":                       []string{"public"},
+		"id_token_signing_alg_values_supported":         []string{"ES256"},
+		"dpop_signing_alg_values_supported":             []string{"ES256"},
+		"claims_supported":                              []string{"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "cnf", "eat_profile", "eat_nonce", "ear_status", "submods", "writ"},
 	})
 }
 

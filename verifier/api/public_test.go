@@ -3,6 +3,7 @@ package api
 import (
 	"encoding/json"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -38,6 +39,7 @@ func TestOutsiderVerifiesToken(t *testing.T) {
 	if conf["issuer"] != d.svc.Issuer() || conf["jwks_uri"] != d.svc.Issuer()+"/.well-known/jwks.json" {
 		t.Errorf("discovery says %v", conf)
 	}
+	d.namesOnlyWhatIsServed(conf)
 	got := d.ask(c, http.MethodGet, "/.well-known/jwks.json", "", nil)
 	if cc := got.header.Get("Cache-Control"); cc != "public, max-age=300" {
 		t.Errorf("Cache-Control of the keys: %q", cc)
@@ -56,6 +58,20 @@ func TestOutsiderVerifiesToken(t *testing.T) {
 	}
 	if claims.Issuer != conf["issuer"] || !claims.Audience.Contains(d.svc.EnclaveAudience()) {
 		t.Errorf("claims %+v", claims)
+	}
+}
+
+// namesOnlyWhatIsServed: every endpoint that discovery names is a line of the table.
+func (d *domain) namesOnlyWhatIsServed(conf map[string]any) {
+	d.t.Helper()
+	for name, value := range conf {
+		if !strings.HasSuffix(name, "_endpoint") && !strings.HasSuffix(name, "_uri") {
+			continue
+		}
+		path, ok := strings.CutPrefix(value.(string), d.svc.Issuer())
+		if !ok || !slices.ContainsFunc(d.srv.publicRoutes(), func(r route) bool { return r.path == path }) {
+			d.t.Errorf("discovery names %s %v, which is not served", name, value)
+		}
 	}
 }
 

@@ -1,0 +1,69 @@
+package api
+
+import (
+	"net/http"
+	"net/url"
+	"unicode/utf8"
+
+	"github.com/writ-attestation/writ/verifier/protocol"
+)
+
+// mediaForm is how OAuth clients send their requests.
+const mediaForm = "application/x-www-form-urlencoded"
+
+// oauthPath begins the paths of OAuth requests, whose refusals have an OAuth error
+// code too.
+const oauthPath = "/oauth2/"
+
+// form reads the body as the parameters of an OAuth request (RFC 6749 section
+// 3.2): those not known are ignored, one given twice is refused.
+func (q *call) form(required ...string) (url.Values, error) {
+	v, err := url.ParseQuery(string(q.body))
+	if err != nil || !utf8.Valid(q.body) {
+		return nil, malformed("reading the form: it is not form-urlencoded UTF-8")
+	}
+	for name, values := range v {
+		if len(values) > 1 {
+			return nil, malformed("reading the form: parameter %.40q is given twice", name)
+		}
+	}
+	for _, name := range required {
+		if v.Get(name) == "" {
+			return nil, malformed("reading the form: parameter %s is missing", name)
+		}
+	}
+	return v, nil
+}
+
+// introspect is RFC 7662.
+func (s *Server) introspect(q *call) error {
+	f, err := q.form("token")
+	if err != nil {
+		return err
+	}
+	c, err := s.svc.Live(q.Request().Context(), f.Get("token"))
+	if err != nil {
+		return err
+	}
+	if c == nil {
+		return q.answer(protocol.Introspection{})
+	}
+	return q.answer(protocol.Introspection{Active: true, TokenType: "DPoP", Issuer: c.Issuer, Subject: c.Subject, Audience: c.Audience,
+		IssuedAt: c.IssuedAt, NotBefore: c.NotBefore, Expires: c.Expires, ID: c.ID, Confirm: &protocol.Confirmation{JKT: c.Confirm.JKT}})
+}
+
+// oauthError is the error code (RFC 6749 section 5.2) of a refusal of an OAuth
+// request that has none of its own.
+func oauthError(status int) string {
+	switch {
+	case status == http.StatusUnauthorized:
+		return "invalid_client"
+	case status == http.StatusForbidden:
+		return "unauthorized_client"
+	case status == http.StatusTooManyRequests, status == http.StatusServiceUnavailable:
+		return "temporarily_unavailable"
+	case status >= http.StatusInternalServerError:
+		return "server_error"
+	}
+	return "invalid_request"
+}
