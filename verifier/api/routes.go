@@ -14,7 +14,7 @@ import (
 type route struct {
 	method, path string // path as echo writes it
 	auth         credential
-	roles        []keys.Role // operator: any of these; none contains another
+	roles        []keys.Role // operator, holder: any of these; none contains another
 	proves       bool        // its success shows that the connection is a node's
 	stream       bool
 	query        string // the parameters it takes, separated by spaces; "*": any
@@ -72,6 +72,7 @@ func (s *Server) publicRoutes() []route {
 
 		{method: get, path: "/v1/events", auth: operator, roles: parties, stream: true, out: mediaEvents, name: "feed", about: "Follow the signed events that end any node's tokens.", handle: s.feed},
 		{method: post, path: "/oauth2/introspect", auth: operator, roles: parties, in: mediaForm, max: maxMessage, out: mediaJSON, name: "introspect", about: "Ask whether a token counts now (RFC 7662).", takes: protocol.TokenForm{}, gives: protocol.Introspection{}, handle: s.introspect},
+		{method: post, path: "/oauth2/revoke", auth: holder, roles: actors, in: mediaForm, max: maxMessage, out: mediaJSON, name: "revoke", about: "End a token and with it all of its node (RFC 7009).", takes: protocol.TokenForm{}, handle: s.revoke},
 
 		// Operators.
 		{method: get, path: "/v1/nodes", auth: operator, roles: anyRole, query: "after limit", out: mediaJSON, name: "nodes", about: "List nodes by id.", gives: protocol.Nodes{}, handle: s.nodes},
