@@ -11,12 +11,22 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 LDFLAGS := -s -w -X main.version=$(VERSION)
 BIN     := bin
 
-.PHONY: build test demo bench soak lint fuzz tools clean
+.PHONY: core pages build test demo bench soak lint fuzz tools clean
 
-build:
+build: core
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
 
-test: tools build
+# The checking core of the page /proof.
+core:
+	GOOS=js GOARCH=wasm $(GO) build -trimpath -ldflags '-s -w' -o verifier/console/core/writ.wasm ./verifier/console/wasm
+	cp "$$($(GO) env GOROOT)/lib/wasm/wasm_exec.js" verifier/console/core/
+
+# The committed pages are what their sources make.
+pages:
+	cd verifier/console/web && npm ci --silent --no-audit --no-fund && npm run --silent check && npm run --silent build
+	git diff --exit-code --stat -- verifier/console/dist
+
+test: tools build pages
 	CGO_ENABLED=1 $(GO) test -race -timeout 15m ./...
 	cd internal/interop && CGO_ENABLED=0 $(GO) test -timeout 10m ./...
 
@@ -45,7 +55,7 @@ fuzz:
 
 # Tools by the Debian package that brings them: command=package.
 # PostgreSQL's are not in PATH; its package must not start a server of its own.
-TOOLS := systemd-analyze=systemd swtpm=swtpm swtpm_setup=swtpm-tools tpm2_checkquote=tpm2-tools gcc=gcc strace=strace unshare=util-linux \
+TOOLS := systemd-analyze=systemd swtpm=swtpm swtpm_setup=swtpm-tools tpm2_checkquote=tpm2-tools gcc=gcc node=nodejs npm=npm strace=strace unshare=util-linux \
 	/usr/lib/postgresql/15/bin/postgres=postgresql-15
 
 tools:

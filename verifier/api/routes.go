@@ -48,7 +48,7 @@ func (s *Server) publicRoutes() []route {
 		entries.auth, entries.roles = public, nil
 	}
 	const get, post, del = http.MethodGet, http.MethodPost, http.MethodDelete
-	return []route{
+	return append(s.pageRoutes(), []route{
 		// Provisioning.
 		{method: post, path: "/v1/enrollments", auth: joinToken, in: mediaJSON, max: maxEnrol, out: mediaJSON, name: "enroll", about: "Ask to enrol a TPM with a join token.", takes: protocol.EnrollRequest{}, gives: protocol.EnrollChallenge{}, handle: s.enroll},
 		{method: post, path: "/v1/enrollments/:id/activation", auth: joinToken, proves: true, in: mediaJSON, max: maxMessage, out: mediaJSON, name: "activate", about: "Prove that the keys are of one TPM.", takes: protocol.Activation{}, gives: protocol.Enrolled{}, handle: s.activate},
@@ -87,7 +87,7 @@ func (s *Server) publicRoutes() []route {
 		{method: get, path: "/v1/freeze", auth: operator, roles: anyRole, out: mediaJSON, name: "governance", about: "Whether the domain is frozen.", gives: protocol.Governance{}, handle: s.governance},
 		{method: post, path: "/v1/freeze", auth: operator, roles: []keys.Role{keys.Actor, keys.Approver}, in: mediaJSON, max: maxMessage, out: mediaJSON, name: "freeze", about: "Freeze the domain (operator), or agree to lift the freeze (approver).", takes: protocol.GovernanceChange{}, gives: protocol.Governance{}, handle: s.freeze},
 		{method: get, path: "/v1/audit", auth: operator, roles: []keys.Role{keys.Auditor}, query: "from to", out: mediaJSON, name: "audit", about: "Read entries of the log.", gives: protocol.Audit{}, handle: s.audit},
-	}
+	}...)
 }
 
 // adminRoutes is the table of the admin listener.
