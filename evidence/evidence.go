@@ -232,14 +232,33 @@ func parse(b []byte, limit int) (*Evidence, error) {
 	if _, ok := raw[quote]; !ok {
 		return nil, errors.New("reading evidence: no quote in it")
 	}
-	back, err := e.Marshal()
-	if err != nil {
-		return nil, fmt.Errorf("reading evidence: %w", err)
-	}
-	if !bytes.Equal(back, b) {
-		return nil, errors.New("reading evidence: not in the canonical form (labels ascending, each once, no white space, unpadded base64url)")
+	if !ordered(raw, b) {
+		return nil, errCanonical
 	}
 	return e, nil
+}
+
+var errCanonical = errors.New("not in the canonical form (labels ascending, each once, no white space, unpadded base64url)")
+
+// ordered reports whether b is the collection of the items as Marshal writes it: one
+// after another, labels ascending, nothing between.
+func ordered(items map[string]json.RawMessage, b []byte) bool {
+	rest, ok := bytes.CutPrefix(b, []byte(`{"__cmwc_t":"`+CollectionType+`"`))
+	for _, k := range kinds {
+		if item, has := items[k.label]; has && ok {
+			if rest, ok = bytes.CutPrefix(rest, []byte(`,"`+k.label+`":`)); ok {
+				rest, ok = bytes.CutPrefix(rest, item)
+			}
+		}
+	}
+	return ok && string(rest) == "}"
+}
+
+// written reports whether an item is as Marshal writes it.
+func (k kind) written(item []byte, media, value string) bool {
+	rest, ok := bytes.CutPrefix(item, []byte(`["`+media+`","`))
+	return ok && len(rest) > len(value) && string(rest[:len(value)]) == value &&
+		string(rest[len(value):]) == `",`+strconv.Itoa(int(k.ind))+"]"
 }
 
 func (e *Evidence) parseItem(label string, r json.RawMessage, limit int) error {
@@ -262,9 +281,12 @@ func (e *Evidence) parseItem(label string, r json.RawMessage, limit int) error {
 	if base64.RawURLEncoding.DecodedLen(len(value)) > k.max {
 		return fmt.Errorf("more than %d bytes", k.max)
 	}
-	content, err := base64.RawURLEncoding.DecodeString(value)
+	content, err := base64.RawURLEncoding.Strict().DecodeString(value)
 	if err != nil || len(content) == 0 {
 		return errors.New("not base64url, or empty")
+	}
+	if !k.written(r, media, value) {
+		return errCanonical
 	}
 	if label == quote {
 		if media != k.media {
@@ -292,7 +314,7 @@ func (k kind) item(media string, content []byte) (Item, error) {
 	}
 	if off, ok := strings.CutPrefix(param, "offset="); ok && k.label == IMALog {
 		n, err := strconv.ParseUint(off, 10, 40)
-		if err != nil || n == 0 {
+		if err != nil || n == 0 || off != strconv.FormatUint(n, 10) {
 			return Item{}, fmt.Errorf("bad offset %.20q", off)
 		}
 		return Item{Content: content, Offset: n}, nil
