@@ -62,18 +62,12 @@ func scanRows(keys []ledger.Key, query func(ledger.Key) *sql.Row) ([]ledger.Put,
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, there(p))
+		if p, err = unseal(p); err != nil {
+			return nil, err
+		}
+		out = append(out, p)
 	}
 	return out, nil
-}
-
-// there gives an empty value its non-nil form: nil would mean that the row does
-// not exist.
-func there(p ledger.Put) ledger.Put {
-	if p.Value == nil {
-		p.Value = []byte{}
-	}
-	return p
 }
 
 // List implements ledger.Reader.
@@ -90,7 +84,10 @@ func (s *SQLite) List(ctx context.Context, kind, after string, limit int) ([]led
 		if err := rows.Scan(&p.Key.ID, &p.Value); err != nil {
 			return nil, err
 		}
-		out = append(out, there(p))
+		if p, err = unseal(p); err != nil {
+			return nil, err
+		}
+		out = append(out, p)
 	}
 	return out, rows.Err()
 }
