@@ -41,7 +41,7 @@ bench: tools
 
 # The tests of faults and chance, 20 times as long: 1,000 kills of a writer.
 soak: tools
-	WRIT_SOAK=20 CGO_ENABLED=1 $(GO) test -race -v -count 1 -timeout 6h -run 'Kill|Fault|DiskFull|Cut|Standby' ./verifier/store ./cmd/writd
+	WRIT_SOAK=20 CGO_ENABLED=1 $(GO) test -race -v -count 1 -timeout 6h -run 'Kill|Fault|DiskFull|Cut|Standby|TestEverythingRestored' ./verifier/store ./cmd/writd
 	WRIT_SOAK=20 $(GO) test -v -count 1 -timeout 6h -run Adversary ./verifier/appraisal
 
 lint:

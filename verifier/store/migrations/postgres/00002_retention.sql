@@ -11,7 +11,7 @@ CREATE FUNCTION log_entries_fixed() RETURNS trigger LANGUAGE plpgsql AS
 $$ BEGIN
     IF (SELECT open FROM log_sweep) <> 1 OR length(NEW.data) > 0 OR NEW.subject <> '' OR NEW.seq <> OLD.seq
         OR NEW.at <> OLD.at OR NEW.kind <> OLD.kind OR NEW.leaf_hash <> OLD.leaf_hash THEN
-        RAISE EXCEPTION 'log entries are never changed';
+        RAISE EXCEPTION 'rows of log_entries are never changed or removed';
     END IF;
     RETURN NEW;
 END $$;
