@@ -19,6 +19,7 @@ build: core
 # The checking core of the page /proof.
 core:
 	GOOS=js GOARCH=wasm $(GO) build -trimpath -ldflags '-s -w' -o verifier/console/core/writ.wasm ./verifier/console/wasm
+	gzip -9nf verifier/console/core/writ.wasm
 	cp "$$($(GO) env GOROOT)/lib/wasm/wasm_exec.js" verifier/console/core/
 
 # The committed pages are what their sources make.

@@ -11,6 +11,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"mime"
 	"net/http"
@@ -37,7 +38,7 @@ type Pages struct {
 }
 
 type file struct {
-	plain, packed []byte // packed: gzip, nil where it saves nothing
+	plain, packed []byte // packed: gzip, nil where it saves nothing; one of them is always there
 	kind, etag    string
 }
 
@@ -64,12 +65,20 @@ func (p *Pages) load(from embed.FS, dir, under string) error {
 		if err != nil {
 			return err
 		}
-		p.files[under+strings.TrimPrefix(name, dir+"/")] = pack(name, b)
+		name = strings.TrimPrefix(name, dir+"/")
+		if packed, ok := strings.CutSuffix(name, ".gz"); ok { // large: packed by make, not at each start
+			f := describe(packed, b)
+			f.packed = b
+			p.files[under+packed] = f
+			return nil
+		}
+		p.files[under+name] = pack(name, b)
 		return nil
 	})
 }
 
-func pack(name string, b []byte) *file {
+// describe is a file without content: its media type by name, its tag by b.
+func describe(name string, b []byte) *file {
 	kind := mime.TypeByExtension(path.Ext(name))
 	switch path.Ext(name) { // not what the machine's own tables say
 	case ".wasm":
@@ -82,7 +91,12 @@ func pack(name string, b []byte) *file {
 		kind = "text/html; charset=utf-8"
 	}
 	sum := sha256.Sum256(b)
-	f := &file{plain: b, kind: kind, etag: `"` + hex.EncodeToString(sum[:16]) + `"`}
+	return &file{kind: kind, etag: `"` + hex.EncodeToString(sum[:16]) + `"`}
+}
+
+func pack(name string, b []byte) *file {
+	f := describe(name, b)
+	f.plain = b
 	var z bytes.Buffer
 	w, _ := gzip.NewWriterLevel(&z, gzip.BestCompression) // the level is valid
 	_, _ = w.Write(b)                                     // a buffer takes everything
@@ -156,7 +170,13 @@ func (p *Pages) write(w http.ResponseWriter, r *http.Request, f *file, status in
 		}
 	}
 	w.WriteHeader(status)
-	_, _ = w.Write(body) // the reader has gone
+	if body == nil {
+		if z, err := gzip.NewReader(bytes.NewReader(f.packed)); err == nil { // make's own output
+			_, _ = io.Copy(w, z)
+		}
+		return
+	}
+	_, _ = w.Write(body) // an error: the reader has gone
 }
 
 // acceptsGzip reads Accept-Encoding (RFC 9110, 12.5.3) for gzip by name, with any
