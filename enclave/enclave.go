@@ -64,6 +64,7 @@ type Config struct {
 	Record      string        // file for the stop record, or ""
 	JSONStop    bool          // stop record to stderr
 	Memo        int           // descriptor of Supervise, or 0
+	Line        int           // another, by which the service manager is told; or 0
 	NoNet       bool          // a network namespace of its own, with loopback only
 	PrivateTmp  bool          // /tmp, /var/tmp and /dev/shm of its own
 	ReadOnly    []string      // if any path is named here or in ReadWrite, the work reaches no other files

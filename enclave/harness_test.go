@@ -261,7 +261,8 @@ type execution struct {
 	record string
 	ended  chan struct{}
 	flags  []string
-	mem    []byte // of the hydra
+	env    []string // of `writ run`, beside ours
+	mem    []byte   // of the hydra
 	heads  int
 
 	supervised bool // started as `writ run` does; the keeper is cmd's child
@@ -282,7 +283,7 @@ func (e *execution) start(attr *syscall.SysProcAttr, command ...string) *executi
 	e.cmd = exec.Command(keeperPath, slices.Concat(e.flags, []string{"--"}, command)...)
 	if e.supervised {
 		e.cmd.Path = os.Args[0]
-		e.cmd.Env = append(os.Environ(), "WRIT_TEST_SUPERVISE="+keeperPath)
+		e.cmd.Env = append(append(os.Environ(), "WRIT_TEST_SUPERVISE="+keeperPath), e.env...)
 	}
 	e.cmd.SysProcAttr = attr
 	out, errs := create(e.t, e.stdout), create(e.t, e.stderr)

@@ -60,12 +60,17 @@ func Reenter() (exit int, ok bool) {
 		}
 		return initMain(o, os.Args[2:]), true
 	case partSupervisor:
-		keeper, err := strconv.Atoi(os.Args[1])
-		memo, other := strconv.Atoi(os.Args[2])
-		if err != nil || other != nil {
-			return ExitRefused, true
+		var fd [3]int
+		for i := range fd {
+			var err error
+			if len(os.Args) != 1+len(fd) {
+				return ExitRefused, true
+			}
+			if fd[i], err = strconv.Atoi(os.Args[1+i]); err != nil {
+				return ExitRefused, true
+			}
 		}
-		return supervise(keeper, memo), true
+		return supervise(fd[0], fd[1], fd[2]), true
 	case partTrial:
 		level, err := ParseLevel(os.Args[2])
 		if err == nil {

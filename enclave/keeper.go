@@ -151,7 +151,9 @@ func pipe() (w, r *os.File, err error) {
 // environ is the work's: ours, without what is only for Writ, and with the
 // execution's id.
 func (k *keeper) environ() []string {
-	_ = os.Unsetenv("WRIT_JOIN_TOKEN")
+	for _, own := range []string{"WRIT_JOIN_TOKEN", notifyVar, "WATCHDOG_USEC", "WATCHDOG_PID"} {
+		_ = os.Unsetenv(own)
+	}
 	return append(os.Environ(), "WRIT_EXECUTION="+k.execution)
 }
 
@@ -184,6 +186,7 @@ func (k *keeper) enter(ctx context.Context) (life time.Duration, err error) {
 	}
 	close(admitted)
 	_, _ = k.leash.Write([]byte{'g'}) // if it died meanwhile, hold sees that
+	k.tell(true, deadline)
 	return deadline.Sub(g.T0), nil
 }
 
@@ -205,6 +208,7 @@ func (k *keeper) extend(asked, deadline Instant) error {
 	k.deadline.Store(int64(deadline))
 	k.asked.Store(int64(asked))
 	k.note(deadline)
+	k.tell(false, deadline)
 	if k.drain.fd >= 0 {
 		if err := k.drain.set(deadline.Add(-k.cfg.DrainBefore)); err != nil {
 			return err

@@ -22,17 +22,28 @@ func Supervise(keeper string, args []string) error {
 	if err != nil {
 		return fmt.Errorf("making the supervisor's memo: %w", err)
 	}
-	const inKeeper = 3
-	pid, err := syscall.ForkExec(keeper, append([]string{keeper, "-memo", strconv.Itoa(inKeeper)}, args...), &syscall.ProcAttr{
+	theirs, line, err := newLine()
+	if err != nil {
+		return err
+	}
+	files := []uintptr{0, 1, 2, uintptr(fd)}
+	own := []string{keeper, "-memo", "3"}
+	if theirs >= 0 {
+		files, own = append(files, uintptr(theirs)), append(own, "-line", "4")
+	}
+	pid, err := syscall.ForkExec(keeper, append(own, args...), &syscall.ProcAttr{
 		Env:   os.Environ(),
-		Files: []uintptr{0, 1, 2, uintptr(fd)},
+		Files: files,
 		Sys:   &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL},
 	})
 	if err != nil {
 		return fmt.Errorf("executing %s: %w", keeper, err)
 	}
-	if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0); err == nil {
-		err = syscall.Exec(keeper, []string{partSupervisor, strconv.Itoa(pid), strconv.Itoa(fd)}, os.Environ())
+	if _, err = unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0); err == nil && line >= 0 {
+		_, err = unix.FcntlInt(uintptr(line), unix.F_SETFD, 0)
+	}
+	if err == nil {
+		err = syscall.Exec(keeper, []string{partSupervisor, strconv.Itoa(pid), strconv.Itoa(fd), strconv.Itoa(line)}, os.Environ())
 	}
 	_ = unix.Kill(pid, unix.SIGKILL)
 	return fmt.Errorf("executing %s: %w", keeper, err)
@@ -50,7 +61,12 @@ func (k *keeper) note(deadline Instant) {
 
 // supervise waits for the keeper and returns its exit code. A keeper that was
 // killed at its deadline was killed by the kernel's timer.
-func supervise(keeper, memo int) int {
+func supervise(keeper, memo, line int) int {
+	told := make(chan struct{})
+	go func() {
+		defer close(told)
+		relay(line)
+	}()
 	c := make(chan os.Signal, 8)
 	for _, s := range forwarded {
 		signal.Notify(c, s)
@@ -74,6 +90,7 @@ func supervise(keeper, memo int) int {
 			return ExitRefused
 		}
 	}
+	<-told // the line ends with the keeper, and its last word counts
 	if ws.Exited() {
 		return ws.ExitStatus()
 	}

@@ -344,9 +344,8 @@ func (s *Service) store(a *appraised) (input []byte, blobs [][]byte, err error) 
 	enrolment.Boot = nil
 	blobs = append(blobs, encode(enrolment))
 	in.Enrolment = hexSum(blobs[0])
-	if it := a.in.Evidence.Item(evidence.UEFILog); it.Content != nil {
-		log, sum := it.Content, it.SHA256()
-		in.UEFILog = hex.EncodeToString(sum[:])
+	if log := a.in.Evidence.Item(evidence.UEFILog).Content; log != nil {
+		in.UEFILog = hexSum(log)
 		if a.sent.Item(evidence.UEFILog).Digest == nil {
 			blobs = append(blobs, log)
 		}

@@ -30,6 +30,7 @@ func main() {
 	flag.StringVar(&cfg.Record, "record", "", "file for the stop record")
 	flag.BoolVar(&cfg.JSONStop, "json-stop", false, "stop record to stderr")
 	flag.IntVar(&cfg.Memo, "memo", 0, "descriptor by which the supervisor learns the deadline")
+	flag.IntVar(&cfg.Line, "line", 0, "descriptor by which the supervisor is told what the service manager should know")
 	prove := flag.String("prove-halt", "", "nonce: show that this machine can halt work, instead of running a command")
 	net := flag.String("net", "host", "host, or none: a network namespace of its own, with loopback only")
 	flag.BoolVar(&cfg.PrivateTmp, "private-tmp", false, "/tmp, /var/tmp and /dev/shm of its own")

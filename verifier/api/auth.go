@@ -28,12 +28,11 @@ const (
 	nodeKey               // a live token of the node and a proof by its key
 	endedKey              // as nodeKey, also when the token was ended before its time
 	operator              // a client certificate of the domain's operator CA, with one of the route's roles
-	holder                // as operator with a client certificate, as endedKey without
 	local                 // the admin listener
 )
 
 func (c credential) String() string {
-	return [...]string{"nobody", "public", "join token", "evidence", "node key", "node key, also ended", "operator", "operator, or node key, also ended", "local"}[c]
+	return [...]string{"nobody", "public", "join token", "evidence", "node key", "node key, also ended", "operator", "local"}[c]
 }
 
 // stranger reports whether anybody may try, at our expense.
@@ -45,7 +44,6 @@ func (c credential) stranger() bool {
 type call struct {
 	echo.Context
 	route  *route
-	auth   credential // the route's; of holder, the one that is shown
 	peer   *peer
 	body   []byte
 	actor  string        // operator: as the history names it
@@ -57,7 +55,7 @@ type call struct {
 // the credential of the route.
 func (s *Server) guard(r route) echo.HandlerFunc {
 	return func(c echo.Context) error {
-		q := &call{Context: c, route: &r, auth: r.auth, peer: peerOf(c.Request().Context())}
+		q := &call{Context: c, route: &r, peer: peerOf(c.Request().Context())}
 		if r.auth != local {
 			if err := s.addressed(c.Request()); err != nil {
 				return err
@@ -135,19 +133,12 @@ func (q *call) shape() error {
 // is shown beside it: of two credentials it would be unclear which one counts.
 func (s *Server) identify(q *call) error {
 	r := q.Request()
-	certified := r.TLS != nil && len(r.TLS.PeerCertificates) > 0
-	if q.auth == holder {
-		q.auth = endedKey
-		if certified {
-			q.auth = operator
-		}
-	}
 	header := len(r.Header.Values("Authorization"))+len(r.Header.Values("DPoP")) > 0
-	if header && q.auth != nodeKey && q.auth != endedKey && q.auth != local {
-		return unauthenticated(q.auth, "an Authorization or DPoP header is no credential here; send none")
+	if header && q.route.auth != nodeKey && q.route.auth != endedKey && q.route.auth != local {
+		return unauthenticated(q.route.auth, "an Authorization or DPoP header is no credential here; send none")
 	}
-	if !certified {
-		if q.auth == operator {
+	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
+		if q.route.auth == operator {
 			return unauthenticated(operator, "a client certificate of an operator of this domain is required")
 		}
 		return nil
@@ -162,10 +153,10 @@ func (s *Server) identify(q *call) error {
 		return unauthenticated(operator, "the client certificate is not an operator's")
 	}
 	switch {
-	case q.auth == public:
+	case q.route.auth == public:
 		return nil
-	case q.auth != operator:
-		return unauthenticated(q.auth, "a client certificate is no credential here; show none")
+	case q.route.auth != operator:
+		return unauthenticated(q.route.auth, "a client certificate is no credential here; show none")
 	case !o.May(q.route.roles...):
 		return &httpError{status: http.StatusForbidden, code: codeRole, detail: fmt.Sprintf("operator %s has roles %v, one of %v is required", o.Name, o.Roles, q.route.roles)}
 	}
@@ -177,17 +168,17 @@ func (s *Server) identify(q *call) error {
 // leave ends their turn.
 func (s *Server) admit(q *call) (leave func(), err error) {
 	switch {
-	case q.auth == public:
+	case q.route.auth == public:
 		return func() {}, s.queue.read(q.peer)
-	case q.auth == operator && q.actor != "", q.auth == local:
+	case q.route.auth == operator && q.actor != "", q.route.auth == local:
 		return func() {}, nil
-	case !q.auth.stranger():
-		return nil, unauthenticated(q.auth, "nobody may do this")
+	case !q.route.auth.stranger():
+		return nil, unauthenticated(q.route.auth, "nobody may do this")
 	}
 	if leave, err = s.queue.enter(q.Request().Context(), q.peer); err != nil {
 		return nil, err
 	}
-	if q.auth == nodeKey || q.auth == endedKey {
+	if q.route.auth == nodeKey || q.route.auth == endedKey {
 		if err := s.possession(q); err != nil {
 			leave()
 			return nil, err
@@ -204,7 +195,7 @@ var unauthentic = map[string]bool{
 
 // judged notes what a stranger's request turned out to be.
 func (s *Server) judged(q *call, err error) error {
-	if !q.auth.stranger() {
+	if !q.route.auth.stranger() {
 		return err
 	}
 	switch code := problemOf(err).Type; {
@@ -250,7 +241,7 @@ func (s *Server) possession(q *call) error {
 	if err != nil {
 		return err
 	}
-	if ended && q.auth != endedKey {
+	if ended && q.route.auth != endedKey {
 		return protocol.Refuse(protocol.TokenRevoked, "the token was ended before it expired; attest anew")
 	}
 	q.claims = claims

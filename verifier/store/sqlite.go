@@ -31,9 +31,7 @@ type SQLite struct {
 	stmts   writeStmts
 	lock    chan struct{} // head lock within the process; BEGIN IMMEDIATE is it between processes
 
-	readers *sql.DB   // read only
-	row     *sql.Stmt // of the readers, as is blob
-	blob    *sql.Stmt
+	readers *sql.DB // read only
 	*packer
 
 	closing sync.Once
@@ -80,19 +78,8 @@ func openSQLite(ctx context.Context, path string) (s *SQLite, err error) {
 	if err := s.stmts.prepare(ctx, s.writer); err != nil {
 		return s, err
 	}
-	if s.readers, err = openReaders(path); err != nil {
-		return s, err
-	}
-	return s, s.prepareReads(ctx)
-}
-
-// prepareReads prepares what every renewal reads with.
-func (s *SQLite) prepareReads(ctx context.Context) (err error) {
-	if s.row, err = s.readers.PrepareContext(ctx, selectRow); err != nil {
-		return err
-	}
-	s.blob, err = s.readers.PrepareContext(ctx, selectBlob)
-	return err
+	s.readers, err = openReaders(path)
+	return s, err
 }
 
 // ReadSQLite opens an existing database for reading alone: to check it or to
@@ -110,17 +97,14 @@ func readSQLite(ctx context.Context, path string) (*SQLite, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &SQLite{packer: blobs}
-	if s.readers, err = openReaders(path); err != nil {
+	readers, err := openReaders(path)
+	if err != nil {
 		return nil, err
 	}
-	if err = checkVersion(ctx, s.readers); err == nil {
-		err = s.prepareReads(ctx)
+	if err := checkVersion(ctx, readers); err != nil {
+		return nil, errors.Join(err, readers.Close())
 	}
-	if err != nil {
-		return nil, errors.Join(err, s.Close())
-	}
-	return s, nil
+	return &SQLite{readers: readers, packer: blobs}, nil
 }
 
 // touch makes the file with rights for its owner alone; SQLite gives the files
@@ -183,11 +167,6 @@ func openReaders(path string) (*sql.DB, error) {
 func (s *SQLite) Close() error {
 	var errs []error
 	s.closing.Do(func() {
-		for _, stmt := range []*sql.Stmt{s.row, s.blob} {
-			if stmt != nil {
-				errs = append(errs, stmt.Close())
-			}
-		}
 		if s.readers != nil {
 			errs = append(errs, s.readers.Close())
 		}
