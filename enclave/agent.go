@@ -29,6 +29,7 @@ type request struct {
 	Execution string `json:"exec"`
 	Key       string `json:"key"`
 	Parent    string `json:"parent,omitempty"`
+	Image     string `json:"image,omitempty"`
 	Level     string `json:"level"`
 	R         string `json:"r"`
 	ID        string `json:"id"`

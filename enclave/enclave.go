@@ -57,6 +57,7 @@ type Config struct {
 	Trust       string        // trust file: domain, issuer, token_keys
 	Audience    string        // "" is spiffe://<domain>/enclave
 	Parent      string        // execution that starts this one, or ""
+	Image       string        // "sha256:" and the digest of the image the work is from, or ""; the caller's word
 	DrainBefore time.Duration // SIGTERM this long before the deadline if renewing fails; 0 never
 	FreezeFor   time.Duration // hold the work still this long at its deadline before it is killed; 0 kills at once
 	Partition   time.Duration // stop this long after the last token was asked for, if it is shorter than the token's life; 0 never

@@ -318,7 +318,7 @@ func (k *keeper) confirm(limit time.Duration) (gone Instant, ok bool) {
 
 // end confirms that all is over, tidies up and says how it ended.
 func (k *keeper) end(byItself bool) (*Stop, int, error) {
-	s := &Stop{Exec: k.execution, Level: k.level.String(), Cause: CauseExited, Deadline: Instant(k.deadline.Load()), Frozen: k.frozen, Renewed: Instant(k.asked.Load()), Admitted: k.admission.last()}
+	s := &Stop{Exec: k.execution, Image: k.cfg.Image, Level: k.level.String(), Cause: CauseExited, Deadline: Instant(k.deadline.Load()), Frozen: k.frozen, Renewed: Instant(k.asked.Load()), Admitted: k.admission.last()}
 	s.Stopped, s.Confirmed = k.confirm(10 * time.Second)
 	k.fuse.remove()
 	k.restoreTerminal()

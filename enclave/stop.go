@@ -26,6 +26,7 @@ const (
 // the node's boot clock.
 type Stop struct {
 	Exec      string  `json:"exec"`
+	Image     string  `json:"image,omitempty"` // as whoever started it said
 	Cause     string  `json:"cause"`
 	Deadline  Instant `json:"deadline"`         // of the last token
 	Renewed   Instant `json:"renewed"`          // when that was asked for

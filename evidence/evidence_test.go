@@ -290,7 +290,7 @@ func TestQuoteItem(t *testing.T) {
 
 func TestRequest(t *testing.T) {
 	r32 := base64.RawURLEncoding.EncodeToString(bytes.Repeat([]byte{0xa5}, 32))
-	full := evidence.Request{Audience: "a", Workload: "sha256:" + strings.Repeat("0a", 32), Execution: "e-1", Parent: "e.0", Level: "E0", R: r32, ID: "i_1"}
+	full := evidence.Request{Audience: "a", Workload: "sha256:" + strings.Repeat("0a", 32), Execution: "e-1", Parent: "e.0", Image: "sha256:" + strings.Repeat("1a", 32), Level: "E0", R: r32, ID: "i_1"}
 	if back, err := evidence.ParseRequest(full.Marshal()); err != nil || back != full {
 		t.Fatalf("%+v, %v", back, err)
 	}
@@ -301,6 +301,7 @@ func TestRequest(t *testing.T) {
 		"workload of SHA-1":   func(r *evidence.Request) { r.Workload = "sha1:" + strings.Repeat("0", 40) },
 		"workload capitals":   func(r *evidence.Request) { r.Workload = strings.ToUpper(r.Workload) },
 		"workload with break": func(r *evidence.Request) { r.Workload += "\n" },
+		"image by its name":   func(r *evidence.Request) { r.Image = "registry.example.org/web:latest" },
 		"execution a path":    func(r *evidence.Request) { r.Execution = "../x" },
 		"parent too long":     func(r *evidence.Request) { r.Parent = strings.Repeat("p", 65) },
 		"no level":            func(r *evidence.Request) { r.Level = "" },

@@ -19,6 +19,7 @@ type Request struct {
 	Keeper    string `json:"keeper,omitempty"` // "sha256:" and the digest of the keeper's program
 	Key       string `json:"key,omitempty"`    // thumbprint of the keeper's key, which signs how the execution ended
 	Parent    string `json:"parent,omitempty"` // id of the execution that started it
+	Image     string `json:"image,omitempty"`  // "sha256:" and the digest of the image it is from, as whoever starts it says
 	Level     string `json:"level"`            // enforcement level, "E0" to "E4"
 	R         string `json:"r"`                // the requester's 32 random bytes, base64url: becomes eat_nonce
 	ID        string `json:"id"`               // request id: a retry with the same id gets the same token
@@ -60,6 +61,7 @@ func (r Request) check() error {
 		{"audience", r.Audience, r.Audience != "" && len(r.Audience) <= 512},
 		{"wl", r.Workload, r.Workload == "" || workloadRE.MatchString(r.Workload)},
 		{"keeper", r.Keeper, r.Keeper == "" || workloadRE.MatchString(r.Keeper)},
+		{"image", r.Image, r.Image == "" || workloadRE.MatchString(r.Image)},
 		{"key", r.Key, r.Key == "" || keyRE.MatchString(r.Key)},
 		{"exec", r.Execution, r.Execution == "" || idRE.MatchString(r.Execution)},
 		{"parent", r.Parent, r.Parent == "" || idRE.MatchString(r.Parent)},

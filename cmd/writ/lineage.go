@@ -22,6 +22,7 @@ func newLineageExport() *cobra.Command {
 on, its admission, renewals and end, and the executions that led to it. Digests of
 the workload and of its keeper are "measured" when an entry of the node's IMA list,
 proven by a quote of PCR 10, names them, else "asserted": the keeper's word alone.
+The image is always asserted, by whoever called writ run --image.
 
 native        Writ's own JSON, parents included
 in-toto       a SLSA Verification Summary in a DSSE envelope, signed with --key

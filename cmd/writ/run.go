@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -66,6 +67,7 @@ revoked; 125 refused at start, or Writ failed (reason code on standard error);
 	f.StringVar(&o.state, "state", defaultState, "state `directory` of the node")
 	f.StringVar(&o.trust, "trust", "", "trust `file` that pins the issuer's keys (default trust.json in the state directory)")
 	f.StringVar(&o.parent, "parent", os.Getenv("WRIT_EXECUTION"), "`id` of the execution that starts this one (default WRIT_EXECUTION)")
+	f.StringVar(&o.image, "image", "", "`digest` (sha256:...) of the image COMMAND is from; recorded as your word, nothing checks it")
 	f.DurationVar(&o.drain, "drain-before", 0, "send SIGTERM this long before the deadline when renewing has failed")
 	f.StringVar(&o.onLapse, "on-lapse", "kill", "`what` happens at the deadline: kill, or freeze:DURATION, which holds the work still for so long and then kills it (E3)")
 	f.DurationVar(&o.partition, "stop-on-partition", 0, "stop this long after the last answer of a verifier, though the token lives longer")
@@ -80,7 +82,7 @@ revoked; 125 refused at start, or Writ failed (reason code on standard error);
 }
 
 type runOptions struct {
-	level, audience, socket, state, trust, parent, record, net, onLapse string
+	level, audience, socket, state, trust, parent, image, record, net, onLapse string
 
 	readOnly, readWrite []string
 
@@ -92,8 +94,13 @@ type runOptions struct {
 	privateTmp bool
 }
 
-// check reads --on-lapse.
+var imageRE = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
+
+// check reads --on-lapse, and refuses an image that no log entry takes.
 func (o *runOptions) check() (err error) {
+	if o.image != "" && !imageRE.MatchString(o.image) {
+		return fmt.Errorf("--image %.100q: expected sha256: and 64 hexadecimal digits", o.image)
+	}
 	bound, freeze := strings.CutPrefix(o.onLapse, "freeze:")
 	if freeze {
 		o.freeze, err = time.ParseDuration(bound)
@@ -121,7 +128,7 @@ func (o *runOptions) arguments(command []string) []string {
 	if o.trust == "" {
 		o.trust = filepath.Join(o.state, "trust.json")
 	}
-	args := []string{"-level", o.level, "-socket", o.socket, "-trust", o.trust, "-audience", o.audience, "-parent", o.parent,
+	args := []string{"-level", o.level, "-socket", o.socket, "-trust", o.trust, "-audience", o.audience, "-parent", o.parent, "-image", o.image,
 		"-drain-before", o.drain.String(), "-pids", strconv.Itoa(o.pids), "-record", o.record, "-freeze-for", o.freeze.String(), "-stop-on-partition", o.partition.String(), "-net", o.net, "-private-tmp=" + strconv.FormatBool(o.privateTmp)}
 	for _, path := range o.readOnly {
 		args = append(args, "-landlock-ro", path)

@@ -31,8 +31,8 @@ func TestRunBecomesTheKeeper(t *testing.T) {
 		return cmd.ProcessState.ExitCode(), string(out), errs.String()
 	}
 
-	code, out, _ := run([]string{"WRIT_KEEPER=" + spy, "WRIT_EXECUTION=p1"}, "--level", "E2", "--drain-before", "2s", "--json-stop", "--net", "none", "--landlock-ro", "/usr", "--on-lapse", "freeze:3s", "--", "work", "--level", "x")
-	want := strings.Join([]string{"-memo", "3", "-level", "E2", "-socket", "/run/writ/agent.sock", "-trust", filepath.Join(dir, "trust.json"), "-audience", "", "-parent", "p1",
+	code, out, _ := run([]string{"WRIT_KEEPER=" + spy, "WRIT_EXECUTION=p1"}, "--level", "E2", "--image", "sha256:"+strings.Repeat("1a", 32), "--drain-before", "2s", "--json-stop", "--net", "none", "--landlock-ro", "/usr", "--on-lapse", "freeze:3s", "--", "work", "--level", "x")
+	want := strings.Join([]string{"-memo", "3", "-level", "E2", "-socket", "/run/writ/agent.sock", "-trust", filepath.Join(dir, "trust.json"), "-audience", "", "-parent", "p1", "-image", "sha256:" + strings.Repeat("1a", 32),
 		"-drain-before", "2s", "-pids", "4096", "-record", "", "-freeze-for", "3s", "-stop-on-partition", "0s", "-net", "none", "-private-tmp=false", "-landlock-ro", "/usr", "-json-stop", "--", "work", "--level", "x", ""}, "\n")
 	if code != 42 || out != want {
 		t.Errorf("exit code %d, the keeper was given\n%s\nexpected\n%s", code, out, want)
@@ -45,6 +45,7 @@ func TestRunBecomesTheKeeper(t *testing.T) {
 		{nil, 125, "run/usage"},
 		{[]string{"--no-such-flag", "true"}, 125, "run/usage"},
 		{[]string{"--level", "E9", "true"}, 125, "run/usage"},
+		{[]string{"--image", "latest", "true"}, 125, "run/usage"},
 		{[]string{"--on-lapse", "nothing", "true"}, 125, "run/usage"},
 		{[]string{"--on-lapse", "freeze:2h", "true"}, 125, "run/usage"},
 		{[]string{"true"}, 125, "run/"}, // the keeper beside writ; no trust file, or no E3

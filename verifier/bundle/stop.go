@@ -14,6 +14,7 @@ import (
 // node's boot clock.
 type Stop struct {
 	Exec      string `json:"exec"`
+	Image     string `json:"image,omitempty"` // that it was from, as whoever started it said
 	Cause     string `json:"cause"`
 	Deadline  int64  `json:"deadline"`            // of the last token
 	Renewed   int64  `json:"renewed,omitempty"`   // when that was asked for
@@ -58,6 +59,7 @@ func (s Stop) Halted() bool {
 
 var (
 	execRE  = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
+	imageRE = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
 	causeRE = regexp.MustCompile(`^[a-z-]{1,32}$`)
 	levelRE = regexp.MustCompile(`^E[0-4]$`)
 )
@@ -83,6 +85,7 @@ func (s Stop) Check() error {
 		ok          bool
 	}{
 		{"exec", s.Exec, execRE.MatchString(s.Exec)},
+		{"image", s.Image, s.Image == "" || imageRE.MatchString(s.Image)},
 		{"cause", s.Cause, causeRE.MatchString(s.Cause)},
 		{"level", s.Level, levelRE.MatchString(s.Level)},
 	} {

@@ -137,7 +137,7 @@ func (l *Lineage) EG0010() ([]byte, error) {
 		event := map[string]any{
 			"v": "1", "evt": egNames[e.Event], "op_id": x.ID, "seq": i + 1, "ts": timestamp(e.At),
 			"producer":  map[string]any{"service": "writ", "instance": l.Domain},
-			"payload":   map[string]any{"log_index": e.Index, "actor": e.Actor, "node": x.Node, "parent": x.Parent, "workload": x.Workload, "workload_basis": x.Basis, "keeper": x.Keeper, "keeper_basis": x.KBasis, "data": data},
+			"payload":   map[string]any{"log_index": e.Index, "actor": e.Actor, "node": x.Node, "parent": x.Parent, "workload": x.Workload, "workload_basis": x.Basis, "keeper": x.Keeper, "keeper_basis": x.KBasis, "image": x.Image, "image_basis": x.IBasis, "data": data},
 			"prev_hash": prev, "prev_hash_b": prevB,
 		}
 		text, err := canonical(event)

@@ -49,6 +49,8 @@ type Execution struct {
 	Basis    string   `json:"workload_basis"` // "measured", "asserted" (the keeper's word alone), "none"
 	Keeper   string   `json:"keeper,omitempty"`
 	KBasis   string   `json:"keeper_basis"` // likewise
+	Image    string   `json:"image,omitempty"`
+	IBasis   string   `json:"image_basis"` // "asserted" (the word of whoever started it) or "none": no kernel measures images
 	Level    string   `json:"level"`
 	Ended    bool     `json:"ended"`
 	Events   []Event  `json:"events"`
@@ -105,7 +107,10 @@ func (l *Log) Add(index uint64, leaf ledger.Leaf) error {
 func (l *Log) admit(node string, t *bundle.Token, base uint64, e Event) {
 	x := l.executions[t.Exec]
 	if x == nil {
-		x = &Execution{ID: t.Exec, Parent: t.Parent, Children: []string{}, Node: node, Workload: t.Workload, Basis: none, Keeper: t.Keeper, KBasis: none, Level: t.Level}
+		x = &Execution{ID: t.Exec, Parent: t.Parent, Children: []string{}, Node: node, Workload: t.Workload, Basis: none, Keeper: t.Keeper, KBasis: none, Image: t.Image, IBasis: none, Level: t.Level}
+		if t.Image != "" {
+			x.IBasis = appraisal.BasisAsserted
+		}
 		l.executions[t.Exec] = x
 		if d, ok := l.decisions[base]; ok {
 			d.Event = Authorized

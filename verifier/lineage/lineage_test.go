@@ -39,7 +39,7 @@ func history(t *testing.T, before ...uint64) *lineage.Log {
 	wl := "sha256:" + strings.Repeat("ab", 32)
 	add(0, bundle.VerifierStarted, "verifier/1", bundle.Started{})
 	add(1, bundle.Issued, "n1", bundle.Decision{Decision: "grant", References: strings.Repeat("01", 32), Evidence: strings.Repeat("02", 32), Token: &bundle.Token{ID: "a"}})
-	add(2, bundle.Admitted, "n1", bundle.Token{ID: "b", Exec: "run-1", Workload: wl, WorkloadBasis: "asserted", Keeper: wl, KeeperBasis: "asserted", Level: "E3", Base: 1})
+	add(2, bundle.Admitted, "n1", bundle.Token{ID: "b", Exec: "run-1", Workload: wl, WorkloadBasis: "asserted", Keeper: wl, KeeperBasis: "asserted", Image: "sha256:" + strings.Repeat("1a", 32), Level: "E3", Base: 1})
 	add(3, bundle.Admitted, "n1", bundle.Token{ID: "c", Exec: "run-2", Parent: "run-1", Level: "E3", Base: 1})
 	add(4, bundle.Admitted, "n1", bundle.Token{ID: "d", Exec: "run-1", Workload: wl, WorkloadBasis: "measured", Level: "E3", Base: 1})
 	add(5, bundle.Admitted, "n2", bundle.Token{ID: "e", Exec: "run-1", Level: "E0"})
@@ -66,11 +66,11 @@ func TestLineage(t *testing.T) {
 	if want := "authorized1 admitted2 renewed4 terminated7"; strings.Join(got, " ") != want {
 		t.Errorf("events %v, want %s", got, want)
 	}
-	if x := l.Execution; !x.Ended || x.Basis != "measured" || x.KBasis != "asserted" || fmt.Sprint(x.Children) != "[run-2]" || x.Node != "n1" {
+	if x := l.Execution; !x.Ended || x.Basis != "measured" || x.KBasis != "asserted" || x.IBasis != "asserted" || x.Image != "sha256:"+strings.Repeat("1a", 32) || fmt.Sprint(x.Children) != "[run-2]" || x.Node != "n1" {
 		t.Errorf("execution is %+v", x)
 	}
 	child := of(t, "run-2")
-	if len(child.Parents) != 1 || child.Parents[0].ID != "run-1" || child.Execution.Ended || child.Execution.Basis != "none" {
+	if len(child.Parents) != 1 || child.Parents[0].ID != "run-1" || child.Execution.Ended || child.Execution.Basis != "none" || child.Execution.IBasis != "none" {
 		t.Errorf("lineage of run-2 is %+v", child)
 	}
 	if early, err := history(t, 4).Of("a.invalid", "run-1"); err != nil || early.Execution.Basis != "asserted" {
@@ -106,7 +106,7 @@ func TestInToto(t *testing.T) {
 	if !ed25519.Verify(key.Public().(ed25519.PublicKey), []byte(pae), sig) {
 		t.Error("the envelope's signature does not verify")
 	}
-	for _, want := range []string{`"subject":[{"name":"run-1","digest":{"sha256":"abab`, `"verificationResult":"PASSED"`, `"WRIT_WORKLOAD_MEASURED"`, `"workload_basis":"measured"`, `"keeper_basis":"asserted"`, `"policy":{"uri":"urn:writ:a.invalid:references","digest":{"sha256":"0101`} {
+	for _, want := range []string{`"subject":[{"name":"run-1","digest":{"sha256":"abab`, `"verificationResult":"PASSED"`, `"WRIT_WORKLOAD_MEASURED"`, `"workload_basis":"measured"`, `"keeper_basis":"asserted"`, `"image":"sha256:1a1a`, `"image_basis":"asserted"`, `"policy":{"uri":"urn:writ:a.invalid:references","digest":{"sha256":"0101`} {
 		if !strings.Contains(string(payload), want) {
 			t.Errorf("the statement lacks %s: %s", want, payload)
 		}
@@ -142,7 +142,7 @@ func TestEG0010Chain(t *testing.T) {
 	if len(events) != 4 || doc["rfc"] != "RFC-EG-0010" || doc["operation_id"] != "run-1" {
 		t.Fatalf("document is %s", raw)
 	}
-	if p := events[0].(map[string]any)["payload"].(map[string]any); p["workload_basis"] != "measured" || p["keeper_basis"] != "asserted" {
+	if p := events[0].(map[string]any)["payload"].(map[string]any); p["workload_basis"] != "measured" || p["keeper_basis"] != "asserted" || p["image_basis"] != "asserted" || p["image"] == "" {
 		t.Errorf("payload %v", p)
 	}
 	prev, prevB := any(nil), any(nil)
