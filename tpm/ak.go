@@ -55,16 +55,21 @@ func CheckAK(p *Public, domain string, generation uint32) error {
 // H(TPM_RH_ENDORSEMENT || name) (Part 1, 16.5). Only such a key's quotes carry
 // plain counters.
 func (p *Public) CheckSigner(q *Quote) error {
+	if want := p.endorsementName(); want == nil || !bytes.Equal(q.Signer, want) {
+		return fmt.Errorf("checking signer: qualified signer %x, want %x, the key as a primary of the endorsement hierarchy", q.Signer, want)
+	}
+	return nil
+}
+
+// endorsementName is p's qualified name as a primary of that hierarchy; nil for
+// the zero value.
+func (p *Public) endorsementName() []byte {
 	hash, ok := p.nameAlg.Hash()
 	if !ok {
-		return fmt.Errorf("checking signer: key has no name")
+		return nil
 	}
 	h := hash.New()
 	h.Write(handleEndorsement)
 	h.Write(p.name)
-	want := h.Sum(binary.BigEndian.AppendUint16(nil, uint16(p.nameAlg)))
-	if !bytes.Equal(q.Signer, want) {
-		return fmt.Errorf("checking signer: qualified signer %x, want %x, the key as a primary of the endorsement hierarchy", q.Signer, want)
-	}
-	return nil
+	return h.Sum(binary.BigEndian.AppendUint16(nil, uint16(p.nameAlg)))
 }

@@ -52,7 +52,7 @@ func EKChain(der []byte, roots, intermediates []*x509.Certificate, at time.Time)
 	if err := checkEKForm(c); err != nil {
 		return nil, fmt.Errorf("checking EK certificate of %q: %w", c.Subject, err)
 	}
-	chain, err := verifyEKChain(c, roots, intermediates, at)
+	chain, err := verifyChain(c, roots, intermediates, at)
 	if err != nil {
 		return nil, fmt.Errorf("checking EK certificate of %q, issued by %q: %w", c.Subject, c.Issuer, err)
 	}
@@ -88,7 +88,7 @@ func checkEKForm(c *x509.Certificate) error {
 	return fmt.Errorf("key of an unknown kind (%s), want RSA-2048, RSA-3072, P-256 or P-384", c.PublicKeyAlgorithm)
 }
 
-func verifyEKChain(c *x509.Certificate, roots, intermediates []*x509.Certificate, at time.Time) ([]*x509.Certificate, error) {
+func verifyChain(c *x509.Certificate, roots, intermediates []*x509.Certificate, at time.Time) ([]*x509.Certificate, error) {
 	if at.IsZero() {
 		return nil, errors.New("no time to check it at") // x509 would take the present
 	}

@@ -53,26 +53,57 @@ func ParseQuote(attest []byte) (*Quote, error) {
 	return q, nil
 }
 
-func readQuote(r *reader) (*Quote, error) {
+// attestHead is what every TPMS_ATTEST begins with (Part 2, 10.12.8).
+type attestHead struct {
+	signer, extraData        []byte
+	clock                    uint64
+	resetCount, restartCount uint32
+	safe                     bool
+	firmware                 uint64
+}
+
+func readAttest(r *reader, want uint16, what string) (h attestHead) {
 	if magic := r.u32("magic"); magic != generatedValue {
 		r.fail("magic 0x%08x, want 0x%08x: not made inside a TPM", magic, uint32(generatedValue))
 	}
-	if typ := r.u16("type"); typ != attestQuote {
-		r.fail("attestation type 0x%04x, want 0x%04x (quote)", typ, attestQuote)
+	if typ := r.u16("type"); typ != want {
+		r.fail("attestation type 0x%04x, want 0x%04x (%s)", typ, want, what)
 	}
-	q := &Quote{
-		Signer:       r.sized(maxName, "qualifiedSigner"),
-		ExtraData:    r.sized(maxData, "extraData"),
-		Clock:        r.u64("clock"),
-		ResetCount:   r.u32("resetCount"),
-		RestartCount: r.u32("restartCount"),
+	h = attestHead{
+		signer:       r.sized(maxName, "qualifiedSigner"),
+		extraData:    r.sized(maxData, "extraData"),
+		clock:        r.u64("clock"),
+		resetCount:   r.u32("resetCount"),
+		restartCount: r.u32("restartCount"),
 	}
 	safe := r.u8("safe") // TPMI_YES_NO, Part 2, 9.2
 	if safe > 1 {
 		r.fail("safe flag 0x%02x, want 0 or 1", safe)
 	}
-	q.Safe = safe == 1
-	q.Firmware = r.u64("firmwareVersion")
+	h.safe = safe == 1
+	h.firmware = r.u64("firmwareVersion")
+	return h
+}
+
+func (h *attestHead) append(b []byte, typ uint16) []byte {
+	b = binary.BigEndian.AppendUint32(b, generatedValue)
+	b = binary.BigEndian.AppendUint16(b, typ)
+	b = appendSized(b, h.signer)
+	b = appendSized(b, h.extraData)
+	b = binary.BigEndian.AppendUint64(b, h.clock)
+	b = binary.BigEndian.AppendUint32(b, h.resetCount)
+	b = binary.BigEndian.AppendUint32(b, h.restartCount)
+	if h.safe {
+		b = append(b, 1)
+	} else {
+		b = append(b, 0)
+	}
+	return binary.BigEndian.AppendUint64(b, h.firmware)
+}
+
+func readQuote(r *reader) (*Quote, error) {
+	h := readAttest(r, attestQuote, "quote")
+	q := &Quote{Signer: h.signer, ExtraData: h.extraData, Clock: h.clock, ResetCount: h.resetCount, RestartCount: h.restartCount, Safe: h.safe, Firmware: h.firmware}
 	q.Bank, q.PCRs = readSelection(r)
 	q.PCRDigest = r.sized(sha512.Size384, "pcrDigest")
 	if n := len(q.PCRDigest); r.err == nil && n != sha256.Size && n != sha512.Size384 {
@@ -108,19 +139,8 @@ func readSelection(r *reader) (bank Alg, pcrs []int) {
 
 // Marshal is the inverse of [ParseQuote].
 func (q *Quote) Marshal() []byte {
-	b := binary.BigEndian.AppendUint32(nil, generatedValue)
-	b = binary.BigEndian.AppendUint16(b, attestQuote)
-	b = appendSized(b, q.Signer)
-	b = appendSized(b, q.ExtraData)
-	b = binary.BigEndian.AppendUint64(b, q.Clock)
-	b = binary.BigEndian.AppendUint32(b, q.ResetCount)
-	b = binary.BigEndian.AppendUint32(b, q.RestartCount)
-	if q.Safe {
-		b = append(b, 1)
-	} else {
-		b = append(b, 0)
-	}
-	b = binary.BigEndian.AppendUint64(b, q.Firmware)
+	h := attestHead{q.Signer, q.ExtraData, q.Clock, q.ResetCount, q.RestartCount, q.Safe, q.Firmware}
+	b := h.append(nil, attestQuote)
 	b = binary.BigEndian.AppendUint32(b, 1)
 	b = binary.BigEndian.AppendUint16(b, uint16(q.Bank))
 	var sel [selectBytes]byte

@@ -133,16 +133,20 @@ func (t *TPM) chain() ([][]byte, error) {
 		}
 		all = append(all, b...)
 	}
-	var out [][]byte
-	for len(all) > 0 {
-		der := tpm.TrimCertificate(all)
+	return certificates(all), nil
+}
+
+// certificates returns those that b begins with, one after the other.
+func certificates(b []byte) (out [][]byte) {
+	for len(b) > 0 {
+		der := tpm.TrimCertificate(b)
 		if _, err := tpm.ParseCertificate(der); err != nil {
 			break // padding behind the last one
 		}
 		out = append(out, der)
-		all = all[len(der):]
+		b = b[len(der):]
 	}
-	return out, nil
+	return out
 }
 
 // readNV reads a whole NV index with its own empty password, or the owner's.

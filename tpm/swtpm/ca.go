@@ -12,6 +12,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"math/big"
+	"sync/atomic"
 	"time"
 )
 
@@ -22,12 +23,14 @@ type CA struct {
 	rootKey, issuerKey *ecdsa.PrivateKey
 	from, until        time.Time
 	address            string
+	name               string
+	devices            atomic.Uint64
 }
 
 // NewCA makes a TPM maker of that name. Its certificates are valid from a day
 // before at for ten years.
 func NewCA(name string, at time.Time) (*CA, error) {
-	ca := &CA{from: at.Add(-24 * time.Hour), until: at.AddDate(10, 0, 0)}
+	ca := &CA{name: name, from: at.Add(-24 * time.Hour), until: at.AddDate(10, 0, 0)}
 	if err := ca.make(name); err != nil {
 		return nil, fmt.Errorf("making TPM maker %q: %w", name, err)
 	}
@@ -51,7 +54,7 @@ func (ca *CA) make(name string) (err error) {
 
 func (ca *CA) template(name string) *x509.Certificate {
 	return &x509.Certificate{
-		Subject:               pkix.Name{CommonName: name},
+		Subject:               pkix.Name{CommonName: name, Organization: []string{ca.name}},
 		NotBefore:             ca.from,
 		NotAfter:              ca.until,
 		IsCA:                  true,
@@ -101,6 +104,8 @@ const (
 	FaultIsCA                // a CA's certificate
 	FaultOtherKey            // issued for another key than the TPM's
 	FaultNoCertificate       // none in NV
+	FaultOtherDevice         // the IDevID's names another device than the IAK's
+	FaultSigns               // the IAK's does not say that the key attests: an IDevID's in its place
 )
 
 // ekCertificate issues an EK certificate as makers do: an empty subject, a
@@ -124,6 +129,11 @@ func (ca *CA) ekCertificate(key crypto.PublicKey, fault Fault) ([]byte, error) {
 	if ca.address != "" {
 		c.IssuingCertificateURL = []string{ca.address}
 	}
+	return ca.issue(c, key, fault)
+}
+
+// issue signs a certificate with a fault in it.
+func (ca *CA) issue(c *x509.Certificate, key crypto.PublicKey, fault Fault) (_ []byte, err error) {
 	signer := ca.issuerKey
 	switch fault {
 	case FaultWrongCA:

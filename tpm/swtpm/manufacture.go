@@ -16,6 +16,9 @@ type Options struct {
 	RSA   bool     // also an RSA-2048 endorsement key (L-1); takes 20 to 60 ms
 	EKs   []string // labels of [tpm.EKTemplates] to make instead of L-2; RSA-3072 (H-6) takes up to a second
 	Fault Fault    // in every EK certificate
+
+	IAK      string // label of [tpm.DeviceTemplates]: also an IAK and an IDevID, certified by the CA as the maker of a device
+	IAKFault Fault  // in their certificates
 }
 
 const nvChain = 0x01c00100
@@ -58,6 +61,11 @@ func manufacture(ctx context.Context, dir string, ca *CA, opts Options) (err err
 	}
 	if err := i.writeNV(nvChain, ca.issuer.Raw); err != nil {
 		return err
+	}
+	if opts.IAK != "" {
+		if err := i.installIAK(opts.IAK, ca, opts.IAKFault); err != nil {
+			return fmt.Errorf("IAK %s: %w", opts.IAK, err)
+		}
 	}
 	_, err = tpm2.Shutdown{ShutdownType: tpm2.TPMSUClear}.Execute(i)
 	return err
