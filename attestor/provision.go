@@ -16,8 +16,9 @@ type Enroller interface {
 }
 
 // Provision proves to a verifier that this TPM holds its EKs and the domain's
-// attestation key, spending a join token. It keeps nothing in the TPM.
-func Provision(ctx context.Context, t *device.TPM, v Enroller, domain string, generation uint32, joinToken string) (*protocol.Enrolled, error) {
+// attestation key, spending a join token, and shows what the device's maker says
+// of it, also in more (DER). It keeps nothing in the TPM.
+func Provision(ctx context.Context, t *device.TPM, v Enroller, domain string, generation uint32, joinToken string, more ...[]byte) (*protocol.Enrolled, error) {
 	eks, err := t.EKs()
 	if err != nil {
 		return nil, fmt.Errorf("reading the TPM's endorsement keys: %w", err)
@@ -28,6 +29,9 @@ func Provision(ctx context.Context, t *device.TPM, v Enroller, domain string, ge
 	}
 	defer ak.Close()
 	req := protocol.EnrollRequest{JoinToken: joinToken, AK: ak.Public(), Generation: generation}
+	if req.IAK, err = identity(t, ak, domain, more); err != nil {
+		return nil, err
+	}
 	for _, ek := range eks {
 		req.EKs = append(req.EKs, protocol.EK{Public: ek.Public.Marshal(), Certificate: ek.Certificate, Chain: ek.Chain})
 	}

@@ -44,9 +44,9 @@ func CheckDevice(iak, idevid []byte, roots, intermediates []*x509.Certificate, a
 	if err != nil {
 		return nil, fmt.Errorf("checking IDevID certificate: %w", err)
 	}
-	d := &Device{Maker: maker(a[0]), Serial: a[0].Subject.SerialNumber, IAK: a, IDevID: b}
-	if got := b[0].Subject.SerialNumber; got != d.Serial || maker(b[0]) != d.Maker {
-		return nil, fmt.Errorf("checking IDevID certificate: it is of device %.64q of %.64q, the IAK's of %.64q of %.64q", got, maker(b[0]), d.Serial, d.Maker)
+	d := &Device{Maker: DeviceMaker(a[0]), Serial: a[0].Subject.SerialNumber, IAK: a, IDevID: b}
+	if got := b[0].Subject.SerialNumber; got != d.Serial || DeviceMaker(b[0]) != d.Maker {
+		return nil, fmt.Errorf("checking IDevID certificate: it is of device %.64q of %.64q, the IAK's of %.64q of %.64q", got, DeviceMaker(b[0]), d.Serial, d.Maker)
 	}
 	if slices.Equal(a[0].RawSubjectPublicKeyInfo, b[0].RawSubjectPublicKeyInfo) {
 		return nil, errors.New("checking IDevID certificate: it was issued for the IAK")
@@ -66,7 +66,7 @@ func deviceChain(der []byte, roots, intermediates []*x509.Certificate, at time.T
 		return nil, errors.New("key usage digitalSignature is missing")
 	case c.Subject.SerialNumber == "":
 		return nil, errors.New("the subject has no serialNumber: it names no device")
-	case maker(c) == "":
+	case DeviceMaker(c) == "":
 		return nil, errors.New("the issuer has not one organisation: it names no maker")
 	}
 	// A hardwareModuleName, which is the same device again.
@@ -79,8 +79,8 @@ func restrictedInTPM(c *x509.Certificate) bool {
 		slices.ContainsFunc(c.Policies, func(p x509.OID) bool { return p.EqualASN1OID(oidRestrictedInTPM) })
 }
 
-// maker is the organisation that issued c, empty unless there is exactly one.
-func maker(c *x509.Certificate) string {
+// DeviceMaker is the organisation that issued c, empty unless there is exactly one.
+func DeviceMaker(c *x509.Certificate) string {
 	if len(c.Issuer.Organization) != 1 {
 		return ""
 	}

@@ -39,6 +39,7 @@ type storedInput struct {
 	Layers    []string            `json:"layers,omitempty"`  // blobs: those of the sets it builds on
 	Lacking   bool                `json:"lacking,omitempty"` // the set named what was not in force
 	EKRoots   []string            `json:"ek_roots"`          // blobs
+	IAKRoots  []string            `json:"iak_roots,omitempty"`
 	Rules     int                 `json:"rules"`
 	At        int64               `json:"at"`
 }
@@ -142,6 +143,9 @@ func (s *Service) appraise(ctx context.Context, n *Node, ev *evidence.Evidence, 
 	}
 	in.Evidence = full
 	in.References = appraisal.References{EKRoots: s.roots}
+	if in.Prior.IAK != nil {
+		in.References.IAKRoots = s.cfg.IAKRoots
+	}
 	if in.References.Set, err = s.activeSet(ctx, n.Class); err != nil {
 		return nil, err
 	}
@@ -152,6 +156,11 @@ func (s *Service) appraise(ctx context.Context, n *Node, ev *evidence.Evidence, 
 // prior is what an appraisal of the node starts from.
 func (n *Node) prior() appraisal.Prior {
 	p := appraisal.Prior{AK: n.AK, Generation: n.Generation, Class: n.Class, Boot: n.Boot}
+	if n.Vouched {
+		k := appraisal.IAK(*n.IAK)
+		p.EK, p.IAK = n.EKs[0].Public, &k
+		return p
+	}
 	for i, ek := range n.EKs {
 		if i == 0 {
 			p.EK = ek.Public
@@ -372,6 +381,9 @@ func (s *Service) store(a *appraised) (input []byte, blobs [][]byte, err error) 
 	}
 	for _, r := range s.roots {
 		in.EKRoots = append(in.EKRoots, hexSum(r))
+	}
+	for _, r := range a.in.References.IAKRoots {
+		in.IAKRoots = append(in.IAKRoots, hexSum(r))
 	}
 	return encode(in), blobs, nil
 }

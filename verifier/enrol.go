@@ -46,6 +46,8 @@ type enrollment struct {
 	Known   bool                   `json:"known"`             // every EK certificate chains to a configured root
 	Unknown string                 `json:"unknown,omitempty"` // why not
 	Expires int64                  `json:"expires"`
+	Device  *Device                `json:"device,omitempty"`  // whose IAK the request holds
+	Vouched bool                   `json:"vouched,omitempty"` // known by its IAK alone
 }
 
 // Enroll checks the join token, then the keys, and answers with credentials
@@ -62,6 +64,17 @@ func (s *Service) Enroll(ctx context.Context, req protocol.EnrollRequest) (*prot
 	ak, unknown, err := s.checkKeys(ctx, &req, now)
 	if err != nil {
 		return nil, err
+	}
+	device, lacking, err := s.checkDevice(ctx, &req, ak, now)
+	if err != nil {
+		return nil, err
+	}
+	vouched := unknown != "" && device != nil
+	switch {
+	case vouched:
+		unknown = ""
+	case unknown != "" && lacking != "":
+		unknown += "; " + lacking
 	}
 	out := &protocol.EnrollChallenge{Expires: now.Add(activationTime).UTC()}
 	all := sha256.New()
@@ -87,7 +100,7 @@ func (s *Service) Enroll(ctx context.Context, req protocol.EnrollRequest) (*prot
 	}
 	out.ID = hex.EncodeToString(id)
 	req.JoinToken = ""
-	e := enrollment{Request: req, Join: join.ID, Secret: hex.EncodeToString(all.Sum(nil)), Known: unknown == "", Unknown: unknown, Expires: out.Expires.Unix()}
+	e := enrollment{Request: req, Join: join.ID, Secret: hex.EncodeToString(all.Sum(nil)), Known: unknown == "", Unknown: unknown, Expires: out.Expires.Unix(), Device: device, Vouched: vouched}
 	stale, err := s.staleEnrollments(ctx, now)
 	if err != nil {
 		return nil, err
@@ -211,7 +224,7 @@ func (s *Service) endorse(ctx context.Context, ek *protocol.EK, now time.Time) e
 		return err
 	}
 	ek.Chain = nil
-	for _, c := range chain[1 : len(chain)-1] {
+	for _, c := range issuers(chain) {
 		ek.Chain = append(ek.Chain, c.Raw)
 	}
 	return nil
@@ -293,6 +306,9 @@ func (s *Service) enrol(ctx context.Context, key ledger.Key, e *enrollment) (*pr
 	for _, ek := range e.Request.EKs {
 		lock = append(lock, ledger.Key{Kind: kindEK, ID: ekID(ek)})
 	}
+	if e.Device != nil {
+		lock = append(lock, e.Device.key())
+	}
 	var n Node
 	receipts, err := s.log.Append(ctx, ledger.Draft{Keys: lock, Build: func(slot ledger.Slot) (ledger.Change, error) {
 		if _, ok := slot.Row(key); !ok {
@@ -314,6 +330,11 @@ func (s *Service) enrol(ctx context.Context, key ledger.Key, e *enrollment) (*pr
 		for _, ek := range n.EKs {
 			change.Puts = append(change.Puts, put(kindEK, ekID(ek), id))
 			data.EK = append(data.EK, bundle.Subject(s.cfg.Domain, ekID(ek)))
+		}
+		if e.Device != nil {
+			key := e.Device.key()
+			change.Puts = append(change.Puts, put(key.Kind, key.ID, id))
+			data.Device = bundle.Subject(s.cfg.Domain, key.ID)
 		}
 		change.Entries = []ledger.Entry{s.entry(bundle.NodeEnrolled, id, "join-token/"+join.ID, data)}
 		return change, nil
@@ -342,13 +363,16 @@ func (s *Service) admit(slot ledger.Slot, id string, e *enrollment, join *joinTo
 	for _, ek := range e.Request.EKs {
 		keys = append(keys, ledger.Key{Kind: kindEK, ID: ekID(ek)})
 	}
+	if e.Device != nil {
+		keys = append(keys, e.Device.key())
+	}
 	for _, k := range keys {
 		owner, taken, err := slotRow[string](slot, k)
 		if err != nil {
 			return n, err
 		}
 		if taken && owner != id {
-			return n, protocol.Refuse(protocol.EnrollmentRefused, "a key of this TPM belongs to node %s", owner)
+			return n, protocol.Refuse(protocol.EnrollmentRefused, "a key of this TPM, or its device, belongs to node %s", owner)
 		}
 	}
 	if !exists {
@@ -361,6 +385,7 @@ func (s *Service) admit(slot ledger.Slot, id string, e *enrollment, join *joinTo
 		n.Status = Active
 	}
 	n.Class, n.EKs, n.AK, n.Generation = join.Class, e.Request.EKs, e.Request.AK, e.Request.Generation
+	n.IAK, n.Device, n.Vouched = e.Request.IAK, e.Device, e.Vouched
 	n.Enrolled, n.Entry, n.Boot, n.IMAChunks, n.Doubt = slot.At.Unix(), slot.Index, nil, nil, false
 	n.Counter++ // challenges handed out to the former key are void
 	return n, nil

@@ -130,5 +130,12 @@ func (s *Service) input(ctx context.Context, digest string) (in *appraisal.Input
 		}
 		in.References.EKRoots = append(in.References.EKRoots, root)
 	}
+	for _, r := range st.IAKRoots {
+		root, err := s.blob(ctx, r)
+		if err != nil {
+			return nil, 0, err
+		}
+		in.References.IAKRoots = append(in.References.IAKRoots, root)
+	}
 	return in, st.Enrolled, nil
 }

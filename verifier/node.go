@@ -17,6 +17,7 @@ const (
 	kindNode       = "node"       // by node id
 	kindEK         = "ek"         // by ekID -> node id
 	kindAK         = "ak"         // by SHA-256 of the TPMT_PUBLIC -> node id
+	kindDevice     = "device"     // by Device.id -> node id
 	kindJoin       = "join-token" // by id
 	kindEnrollment = "enrollment" // by id, until activated
 	kindReference  = "reference"  // by name: the active generation
@@ -63,19 +64,22 @@ type Node struct {
 	Status     string          `json:"status"`
 	State      string          `json:"state"`
 	EKs        []protocol.EK   `json:"eks"`
-	AK         []byte          `json:"ak"`               // TPMT_PUBLIC
-	Generation uint32          `json:"generation"`       // of the AK template
-	Enrolled   int64           `json:"enrolled"`         // Unix seconds
-	Entry      uint64          `json:"entry"`            // index of the enrolment entry
-	Counter    uint64          `json:"counter"`          // decisions so far: a challenge is good for one
-	Seq        uint64          `json:"seq"`              // of the last token
-	Prev       string          `json:"prev"`             // digest of the last token
-	Ended      uint64          `json:"ended"`            // tokens up to this seq are dead
-	Deadline   int64           `json:"deadline"`         // exp of the last base token
-	JKT        string          `json:"jkt"`              // of the agent's key of this boot
-	Base       uint64          `json:"base"`             // index of the last granting decision
-	Halted     int64           `json:"halted,omitempty"` // when it last proved that it can halt work; Unix seconds
-	Doubt      bool            `json:"doubt"`            // its TPM's counters went back: closed until an operator decides
+	IAK        *protocol.IAK   `json:"iak,omitempty"`     // nil: no known maker of devices vouches for the TPM
+	Device     *Device         `json:"device,omitempty"`  // what it says of it
+	Vouched    bool            `json:"vouched,omitempty"` // it is believed because no known maker of the TPM does
+	AK         []byte          `json:"ak"`                // TPMT_PUBLIC
+	Generation uint32          `json:"generation"`        // of the AK template
+	Enrolled   int64           `json:"enrolled"`          // Unix seconds
+	Entry      uint64          `json:"entry"`             // index of the enrolment entry
+	Counter    uint64          `json:"counter"`           // decisions so far: a challenge is good for one
+	Seq        uint64          `json:"seq"`               // of the last token
+	Prev       string          `json:"prev"`              // digest of the last token
+	Ended      uint64          `json:"ended"`             // tokens up to this seq are dead
+	Deadline   int64           `json:"deadline"`          // exp of the last base token
+	JKT        string          `json:"jkt"`               // of the agent's key of this boot
+	Base       uint64          `json:"base"`              // index of the last granting decision
+	Halted     int64           `json:"halted,omitempty"`  // when it last proved that it can halt work; Unix seconds
+	Doubt      bool            `json:"doubt"`             // its TPM's counters went back: closed until an operator decides
 	Boot       *appraisal.Boot `json:"boot,omitempty"`
 	IMAChunks  []string        `json:"ima_chunks,omitempty"` // blobs that make up the proven prefix
 	Recent     []Request       `json:"recent,omitempty"`

@@ -24,7 +24,7 @@ const (
 // other one has recorded changes nothing and is refused.
 func (s *Service) start(ctx context.Context) error {
 	key := ledger.Key{Kind: kindDomain, ID: "keys"}
-	blobs := s.roots // bundles name them by digest
+	blobs := slices.Concat(s.roots, s.cfg.IAKRoots) // bundles name them by digest
 	_, err := s.log.Append(ctx, ledger.Draft{Keys: []ledger.Key{key}, Blobs: blobs, Build: func(slot ledger.Slot) (ledger.Change, error) {
 		have := map[string]string{}
 		if row, ok := slot.Row(key); ok {

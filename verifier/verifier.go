@@ -45,6 +45,7 @@ type Config struct {
 	SinceBoot func() time.Duration // CLOCK_BOOTTIME: nobody can set it
 	Rand      io.Reader            // crypto/rand.Reader
 	EKRoots   [][]byte             // DER of the TPM makers' roots
+	IAKRoots  [][]byte             // DER of the roots of makers of devices
 
 	EKVendors       string   // version of the bundle that EKRoots contains; "": none of it
 	EKIntermediates [][]byte // DER; they complete chains and are never trusted by themselves
@@ -170,6 +171,9 @@ func (s *Service) Trust(logKeys ...string) (*bundle.Trust, error) {
 	}
 	for _, r := range s.roots {
 		t.EKRoots = append(t.EKRoots, bundle.CertificatePEM(r))
+	}
+	for _, r := range s.cfg.IAKRoots {
+		t.IAKRoots = append(t.IAKRoots, bundle.CertificatePEM(r))
 	}
 	return t, nil
 }

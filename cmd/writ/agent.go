@@ -31,6 +31,7 @@ import (
 
 func newProvision() *cobra.Command {
 	var t tpmFlags
+	var dev deviceFlags
 	var state, joinFile string
 	var verifiers []string
 	var showEK bool
@@ -42,6 +43,10 @@ domain's attestation key, and remember the domain in the state directory. The
 join token (from writ join-token create) also pins the verifier's CA. It is read
 from a file, - for standard input, or from WRIT_JOIN_TOKEN; it is never an
 argument, which other users could read.
+
+A TPM without a certificate of a known maker can be vouched for by the maker of the
+device: its IAK and IDevID certificates are read from the TPM, or from the files of
+--iak-cert and --idevid-cert, their issuers behind them.
 
 --show-ek prints the digest of this TPM's endorsement key and enrols nothing. A
 join token made for it (writ join-token create --ek) needs no approval.
@@ -63,15 +68,20 @@ enrolled, but pending until an operator approves the node.`,
 			if err != nil {
 				return err
 			}
+			certs, err := dev.read(cmd)
+			if err != nil {
+				return err
+			}
 			d, err := t.open()
 			if err != nil {
 				return err
 			}
 			defer d.Close()
-			return provision(cmd, d, verifiers, token, state)
+			return provision(cmd, d, verifiers, token, state, certs)
 		},
 	}
 	t.add(cmd)
+	dev.add(cmd)
 	f := cmd.Flags()
 	f.StringVar(&state, "state", defaultState, "state `directory` of the node")
 	f.StringSliceVar(&verifiers, "verifier", nil, "`URL` of a verifier (repeatable; the first one enrols)")
@@ -81,7 +91,7 @@ enrolled, but pending until an operator approves the node.`,
 }
 
 // provision enrols the TPM and remembers the domain in the state directory.
-func provision(cmd *cobra.Command, d *device.TPM, verifiers []string, token, state string) error {
+func provision(cmd *cobra.Command, d *device.TPM, verifiers []string, token, state string, certs [][]byte) error {
 	c, err := client.Join(cmd.Context(), verifiers[0], token)
 	if err != nil && !errors.Is(err, client.ErrUnreachable) {
 		return exit(exitUsage, err, "")
@@ -101,7 +111,7 @@ func provision(cmd *cobra.Command, d *device.TPM, verifiers []string, token, sta
 	if err := attestor.Prepare(state, trust.Domain, tpm.NodeID(eks[0].Public)); err != nil {
 		return exit(exitUsage, err, "")
 	}
-	out, err := attestor.Provision(cmd.Context(), d, c, trust.Domain, 1, token)
+	out, err := attestor.Provision(cmd.Context(), d, c, trust.Domain, 1, token, certs...)
 	if err != nil {
 		return remoteError(tpmError(err))
 	}

@@ -62,6 +62,7 @@ func tpmError(err error) error {
 
 func newCollect() *cobra.Command {
 	var t tpmFlags
+	var dev deviceFlags
 	var out, nonceHex, domain string
 	cmd := &cobra.Command{
 		Use:   "collect -o FILE --nonce HEX",
@@ -79,12 +80,16 @@ no verifier grants a token on it.`,
 			if out == "" {
 				return usageError(cmd, "-o FILE is needed")
 			}
+			certs, err := dev.read(cmd)
+			if err != nil {
+				return err
+			}
 			d, err := t.open()
 			if err != nil {
 				return err
 			}
 			defer d.Close()
-			b, err := collect(d, t.logs(), domain, [32]byte(nonce))
+			b, err := collect(d, t.logs(), domain, [32]byte(nonce), certs)
 			if err != nil {
 				return tpmError(err)
 			}
@@ -96,6 +101,7 @@ no verifier grants a token on it.`,
 		},
 	}
 	t.add(cmd)
+	dev.add(cmd)
 	f := cmd.Flags()
 	f.StringVarP(&out, "output", "o", "", "write the bundle to `file` (- for standard output)")
 	f.StringVar(&nonceHex, "nonce", "", "32 bytes in `hex`, chosen by whoever will check the evidence")
@@ -103,7 +109,7 @@ no verifier grants a token on it.`,
 	return cmd
 }
 
-func collect(d *device.TPM, logs attestor.Logs, domain string, nonce [32]byte) (*bundle.Bundle, error) {
+func collect(d *device.TPM, logs attestor.Logs, domain string, nonce [32]byte, certs [][]byte) (*bundle.Bundle, error) {
 	eks, err := d.EKs()
 	if err != nil {
 		return nil, err
@@ -122,6 +128,14 @@ func collect(d *device.TPM, logs attestor.Logs, domain string, nonce [32]byte) (
 			in.Prior.EKCertificates = append(in.Prior.EKCertificates, ek.Certificate)
 		}
 		in.Prior.EKChain = append(in.Prior.EKChain, ek.Chain...)
+	}
+	iak, err := attestor.DeviceIdentity(d, domain, 1, certs...)
+	if err != nil {
+		return nil, err
+	}
+	if iak != nil {
+		k := appraisal.IAK(*iak)
+		in.Prior.IAK = &k
 	}
 	v := appraisal.Appraise(in)
 	return &bundle.Bundle{V: 1, Input: in, Verdict: v.Marshal()}, nil

@@ -129,6 +129,9 @@ func printNode(w io.Writer, n *protocol.Node) error {
 	for _, ek := range n.EKs {
 		fmt.Fprintf(w, "ek        %s\n", ek)
 	}
+	if n.Device != "" {
+		fmt.Fprintf(w, "device    %q\n", n.Device)
+	}
 	if n.Last == nil {
 		return nil
 	}

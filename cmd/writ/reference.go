@@ -148,7 +148,7 @@ func newShow() *cobra.Command {
 
 func showSet(w io.Writer, s *reference.Set) {
 	sum := s.Digest()
-	fmt.Fprintf(w, "%s generation %d\ndigest      %x\nrequired    %v\ntpm vendors %v\nsecure boot %s\n", s.Name, s.Generation, sum, s.Required, s.TPM.Vendors, s.SecureBoot)
+	fmt.Fprintf(w, "%s generation %d\ndigest      %x\nrequired    %v\ntpm vendors %v\n%ssecure boot %s\n", s.Name, s.Generation, sum, s.Required, s.TPM.Vendors, makers(s.TPM.DeviceMakers), s.SecureBoot)
 	for _, b := range s.Base {
 		fmt.Fprintf(w, "builds on   %s generation >= %d %s\n", b.Name, b.Generation, b.Digest)
 	}
@@ -369,4 +369,12 @@ func writeOutput(cmd *cobra.Command, path string, data []byte, mode os.FileMode)
 		return err
 	}
 	return durable.WriteFile(path, data, mode)
+}
+
+// makers is the line about makers of devices, if there are any.
+func makers(names []string) string {
+	if len(names) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("device makers %q\n", names)
 }

@@ -50,6 +50,7 @@ type config struct {
 	MinLevel           string   `toml:"min_level"`
 	ProveHaltEvery     duration `toml:"prove_halt_every"` // 0: nodes need not prove that they can halt work
 	EKRoots            []string `toml:"ek_roots"`
+	IAKRoots           []string `toml:"iak_roots"`
 	EKIssuerHosts      []string `toml:"ek_issuer_hosts"`
 	ReferenceKeys      []string `toml:"reference_keys"`
 	ReferenceThreshold int      `toml:"reference_threshold"`
@@ -214,21 +215,37 @@ func (c *config) issuers() func(context.Context, *x509.Certificate) ([][]byte, e
 	return aia.New(c.EKIssuerHosts).Issuers
 }
 
-// ekRoots reads the TPM makers' roots from every file and directory of PEM
-// files that ek_roots names, and from the bundle.
+// ekRoots reads the TPM makers' roots from the files that ek_roots names, and from
+// the bundle.
 func (c *config) ekRoots() ([][]byte, error) {
 	var out [][]byte
 	for _, path := range c.EKRoots {
-		if path == vendorRoots {
-			bundled, err := ekroots.Roots()
+		if path != vendorRoots {
+			roots, err := readRoots("ek_roots", path)
 			if err != nil {
-				return nil, fmt.Errorf("reading ek_roots: %w", err)
+				return nil, err
 			}
-			for _, r := range bundled {
-				out = append(out, r.DER)
-			}
+			out = append(out, roots...)
 			continue
 		}
+		bundled, err := ekroots.Roots()
+		if err != nil {
+			return nil, fmt.Errorf("reading ek_roots: %w", err)
+		}
+		for _, r := range bundled {
+			out = append(out, r.DER)
+		}
+	}
+	return out, nil
+}
+
+// iakRoots reads the roots of makers of devices.
+func (c *config) iakRoots() ([][]byte, error) { return readRoots("iak_roots", c.IAKRoots...) }
+
+// readRoots reads every file and directory of PEM files that a key names.
+func readRoots(key string, paths ...string) ([][]byte, error) {
+	var out [][]byte
+	for _, path := range paths {
 		files := []string{path}
 		if info, err := os.Stat(path); err == nil && info.IsDir() {
 			if files, err = filepath.Glob(filepath.Join(path, "*.pem")); err != nil {
@@ -238,11 +255,11 @@ func (c *config) ekRoots() ([][]byte, error) {
 		for _, f := range files {
 			raw, err := os.ReadFile(f)
 			if err != nil {
-				return nil, fmt.Errorf("reading ek_roots: %w", err)
+				return nil, fmt.Errorf("reading %s: %w", key, err)
 			}
 			roots, err := parseRoots(raw)
 			if err != nil {
-				return nil, fmt.Errorf("reading ek_roots %s: %w", f, err)
+				return nil, fmt.Errorf("reading %s %s: %w", key, f, err)
 			}
 			out = append(out, roots...)
 		}

@@ -131,8 +131,12 @@ func newCheckConfig() *cobra.Command {
 		if err != nil {
 			return failure{exitUsage, err}
 		}
-		fmt.Fprintf(cmd.OutOrStdout(), "domain %s, verifier %s, data in %s\nnodes reach it at %s, tokens are issued by %s\n%d TPM makers' roots, %d reference keys, %d approvals\n",
-			c.Domain, c.Name, c.Data, c.Listen, c.issuer(), len(roots), len(c.ReferenceKeys), c.Approvals)
+		devices, err := c.iakRoots()
+		if err != nil {
+			return failure{exitUsage, err}
+		}
+		fmt.Fprintf(cmd.OutOrStdout(), "domain %s, verifier %s, data in %s\nnodes reach it at %s, tokens are issued by %s\n%d TPM makers' roots, %d of makers of devices, %d reference keys, %d approvals\n",
+			c.Domain, c.Name, c.Data, c.Listen, c.issuer(), len(roots), len(devices), len(c.ReferenceKeys), c.Approvals)
 		if len(c.ReferenceKeys) == 0 {
 			fmt.Fprintln(cmd.ErrOrStderr(), "warning: no reference_keys: no reference set can be published, so nothing is ever granted")
 		}

@@ -138,6 +138,10 @@ func (v *running) service(ctx context.Context) (*verifier.Service, error) {
 	if err != nil {
 		return nil, failure{exitUsage, err}
 	}
+	devices, err := c.iakRoots()
+	if err != nil {
+		return nil, failure{exitUsage, err}
+	}
 	bundle, intermediates := c.ekBundle()
 	signers, err := c.referenceKeys()
 	if err != nil {
@@ -149,7 +153,7 @@ func (v *running) service(ctx context.Context) (*verifier.Service, error) {
 	}
 	return verifier.New(ctx, verifier.Config{
 		Domain: c.Domain, Name: c.Name, Issuer: c.issuer(), Build: "writ " + version, Log: v.ledger, Slog: v.log, SinceBoot: sinceBoot,
-		EKRoots: roots, EKVendors: bundle, EKIntermediates: intermediates, Issuers: c.issuers(), TokenKey: v.keys.Token, TokenKeyID: v.keys.TokenID(), TokenKeys: v.keys.TokenKeys(), ChallengeKey: v.keys.Challenge, KeyIDs: v.keys.IDs(), PeerLogKeys: peers, Witnesses: c.Witnesses,
+		EKRoots: roots, IAKRoots: devices, EKVendors: bundle, EKIntermediates: intermediates, Issuers: c.issuers(), TokenKey: v.keys.Token, TokenKeyID: v.keys.TokenID(), TokenKeys: v.keys.TokenKeys(), ChallengeKey: v.keys.Challenge, KeyIDs: v.keys.IDs(), PeerLogKeys: peers, Witnesses: c.Witnesses,
 		ReferenceKeys: signers, ReferenceThreshold: c.ReferenceThreshold, Approvals: c.Approvals,
 		TokenLife: time.Duration(c.TokenLife), Audiences: c.Audiences, MinLevel: c.MinLevel, ProveHaltEvery: time.Duration(c.ProveHaltEvery),
 	})

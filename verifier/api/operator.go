@@ -83,6 +83,9 @@ func (s *Server) shown(n *verifier.Node) (protocol.Node, error) {
 		sum := sha256.Sum256(ek.Public)
 		out.EKs = append(out.EKs, hex.EncodeToString(sum[:]))
 	}
+	if d := n.Device; d != nil {
+		out.Device = d.Maker + " " + d.Serial
+	}
 	if l := n.Last; l != nil {
 		findings, err := json.Marshal(l.Findings)
 		if err != nil {

@@ -52,7 +52,7 @@ func (a *Authentic) appraise(t *trace) Verdict {
 		return fmt.Sprintf("bank %s, PCRs %v, digest %x", r.quote.Bank, r.quote.PCRs, r.quote.PCRDigest)
 	})
 	if !proven {
-		t.skip("the PCR values are not those that were signed", "counters", "boot-log", "references", "ek-certificate", "pcrs", "secure-boot", "ima", "rules")
+		t.skip("the PCR values are not those that were signed", append([]string{"counters", "boot-log", "references"}, judging(a.in)...)...)
 		return conclude(a.in, r)
 	}
 	mark = r.mark()
@@ -69,7 +69,7 @@ func (a *Authentic) appraise(t *trace) Verdict {
 	if usable {
 		r.judge()
 	} else {
-		t.skip("there is no reference set to judge by", "ek-certificate", "pcrs", "secure-boot", "ima", "rules")
+		t.skip("there is no reference set to judge by", judging(a.in)...)
 	}
 	r.pin()
 	return conclude(a.in, r)
@@ -81,6 +81,11 @@ func (r *run) judge() {
 	mark := r.mark()
 	r.tpm()
 	r.did("ek-certificate", mark, r.tpmWords)
+	if r.in.Prior.IAK != nil {
+		mark = r.mark()
+		r.iak()
+		r.did("iak-certificate", mark, r.iakWords)
+	}
 	r.judgePCRs()
 	mark = r.mark()
 	r.secureBoot()

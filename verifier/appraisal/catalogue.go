@@ -34,6 +34,8 @@ func Codes() []Code {
 		{refPCR, "the reference set says nothing of a quoted PCR"},
 		{tpmCertificate, "no EK certificate, or one that chains to no configured root"},
 		{tpmVendor, "the TPM's maker is not one the reference set accepts"},
+		{tpmIAK, "the device's IAK and IDevID certificates chain to no configured root, are not of one device, or do not vouch for the attestation key"},
+		{tpmDeviceMaker, "the device's maker is not one the reference set accepts"},
 		{secureBootOff, "Secure Boot is off and the reference set requires it"},
 		{secureBootUnknown, "the Secure Boot state was not measured in a form that can be checked"},
 		{sbatLevel, "shim's SBAT level is below the pinned generations, or not proven"},

@@ -21,17 +21,18 @@ func hexSum(b []byte) string {
 	return hex.EncodeToString(s[:])
 }
 
-// tpm judges the TPM itself: its EK certificates against the makers' roots.
+// tpm judges the TPM itself: its EK certificates against the makers' roots. If a
+// device's maker vouches for it instead, see iak, none is asked for.
 func (r *run) tpm() {
 	next := "add the maker's root to ek_roots, or accept the node at a level that does not require hardware"
-	if len(r.in.Prior.EKCertificates) == 0 {
+	if len(r.in.Prior.EKCertificates) == 0 && r.in.Prior.IAK == nil {
 		r.say(tpmCertificate, "an EK certificate", "none", next)
 		return
 	}
 	for _, der := range r.in.Prior.EKCertificates {
 		f, err := r.endorsement(der)
 		if err != nil {
-			r.say(tpmCertificate, "an EK certificate of a known TPM maker, valid at "+stamp(r.in.At), "SHA-256 "+hexSum(der)+": "+flaw(err), next)
+			r.say(tpmCertificate, "an EK certificate of a known TPM maker, valid at "+stamp(r.in.At), "SHA-256 "+hexSum(der)+": "+flaw(err, "ek_roots", "the TCG EK Credential Profile"), next)
 			continue
 		}
 		r.until = min(r.until, f.to)
@@ -43,16 +44,16 @@ func (r *run) tpm() {
 
 // flaw says what is wrong with a certificate in words of our own: those of
 // libraries change with their versions, and a verdict's bytes must not.
-func flaw(err error) string {
+func flaw(err error, roots, profile string) string {
 	var unknown x509.UnknownAuthorityError
 	var invalid x509.CertificateInvalidError
 	switch {
 	case errors.As(err, &unknown):
-		return "issued by nobody whose root is in ek_roots"
+		return "issued by nobody whose root is in " + roots
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
 		return "it, or an issuer's, is not valid at this time"
 	}
-	return "it is malformed or not of the TCG EK Credential Profile"
+	return "it is malformed or not of " + profile
 }
 
 // endorsement is the fact that a certificate chains to one of the roots from one

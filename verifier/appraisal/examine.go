@@ -54,6 +54,11 @@ func Examine(in *Input) (reference.Sample, []Finding) {
 		}
 		s.IMA = l.Entries[:n]
 	}
+	if in.Prior.IAK != nil {
+		for _, c := range certs([][]byte{in.Prior.IAK.Certificate}) {
+			s.Maker = tpm.DeviceMaker(c)
+		}
+	}
 	for _, c := range certs(in.Prior.EKCertificates) {
 		s.Vendor, _, _ = tpm.Vendor(c)
 	}

@@ -32,11 +32,19 @@ func Explain(in *Input) (Verdict, []Step) {
 	r := report{trace: t}
 	q := authenticate(in, &r)
 	if len(r.findings) > 0 {
-		t.skip("the quote is not authentic: nothing else would mean anything", "pcr-values", "counters", "boot-log", "references", "ek-certificate", "pcrs", "secure-boot", "ima", "rules")
+		t.skip("the quote is not authentic: nothing else would mean anything", append([]string{"pcr-values", "counters", "boot-log", "references"}, judging(in)...)...)
 		return conclude(in, &run{report: r}), t.steps
 	}
 	a := &Authentic{in: in, quote: q}
 	return a.appraise(t), t.steps
+}
+
+// judging names the steps of judge.
+func judging(in *Input) []string {
+	if in.Prior.IAK == nil {
+		return []string{"ek-certificate", "pcrs", "secure-boot", "ima", "rules"}
+	}
+	return []string{"ek-certificate", "iak-certificate", "pcrs", "secure-boot", "ima", "rules"}
 }
 
 // trace collects steps; nil collects none.
@@ -135,6 +143,9 @@ func (r *run) tpmWords() string {
 			s += fmt.Sprintf(" of %s %s %s, chain valid from %s to %s", e.vendor, e.model, e.version, stamp(e.from), stamp(e.to))
 		}
 		out = append(out, s)
+	}
+	if len(out) == 0 && r.in.Prior.IAK != nil {
+		return "none is asked for: the maker of the device vouches for the TPM"
 	}
 	if len(out) == 0 {
 		return "no certificate"

@@ -51,6 +51,8 @@ const (
 
 	tpmCertificate = "tpm/ek-certificate"
 	tpmVendor      = "tpm/vendor"
+	tpmIAK         = "tpm/iak-certificate"
+	tpmDeviceMaker = "tpm/device-maker"
 
 	secureBootOff     = "secure-boot/off"
 	secureBootUnknown = "secure-boot/unknown"
@@ -139,7 +141,7 @@ func effects(f Finding) []effect {
 		return []effect{{reference.Executables, 32}}
 	case imaDenied:
 		return []effect{{reference.Executables, 96}}
-	case tpmCertificate, tpmVendor:
+	case tpmCertificate, tpmVendor, tpmIAK, tpmDeviceMaker:
 		return []effect{{reference.Hardware, 97}}
 	case secureBootOff:
 		return []effect{{reference.Configuration, 96}}

@@ -52,6 +52,7 @@ type Prior struct {
 	Generation     uint32   `json:"generation"`      // of the AK template
 	Class          string   `json:"class"`           // the machine class an operator gave it
 	Boot           *Boot    `json:"boot,omitempty"`  // nil: nothing was ever proven
+	IAK            *IAK     `json:"iak,omitempty"`   // nil: no maker of a device vouches for the TPM
 }
 
 // Boot is the state of one boot as far as it was proven.
@@ -80,6 +81,8 @@ type IMA struct {
 type References struct {
 	Set     *reference.Signed `json:"set"`
 	EKRoots [][]byte          `json:"ek_roots"` // DER
+
+	IAKRoots [][]byte `json:"iak_roots,omitempty"` // DER
 }
 
 // Digests identifies the inputs of a verdict (hexadecimal SHA-256).
@@ -89,6 +92,7 @@ type Digests struct {
 	Prior      string `json:"prior"`
 	References string `json:"references"` // of the set alone
 	EKRoots    string `json:"ek_roots"`
+	IAKRoots   string `json:"iak_roots,omitempty"`
 }
 
 func (in *Input) digests() Digests {
@@ -103,13 +107,20 @@ func (in *Input) digests() Digests {
 		s := in.References.Set.Digest()
 		d.References = hex.EncodeToString(s[:])
 	}
+	d.EKRoots = rootsDigest(in.References.EKRoots)
+	if len(in.References.IAKRoots) > 0 {
+		d.IAKRoots = rootsDigest(in.References.IAKRoots)
+	}
+	return d
+}
+
+func rootsDigest(roots [][]byte) string {
 	h := sha256.New()
-	for _, r := range in.References.EKRoots {
+	for _, r := range roots {
 		s := sha256.Sum256(r)
 		h.Write(s[:])
 	}
-	d.EKRoots = hex.EncodeToString(h.Sum(nil))
-	return d
+	return hex.EncodeToString(h.Sum(nil))
 }
 
 func jsonDigest(v any) string {

@@ -124,6 +124,7 @@ type Trust struct {
 	ReferenceKeys []string   `json:"reference_keys"`                // PEM, Ed25519
 	Threshold     int        `json:"reference_threshold,omitempty"` // signatures a set needs; 0: one
 	EKRoots       []string   `json:"ek_roots"`                      // PEM
+	IAKRoots      []string   `json:"iak_roots,omitempty"`           // PEM; none: no maker of devices is believed
 	WitnessPolicy string     `json:"witness_policy"`                // c2sp.org/tlog-policy; empty: none
 }
 
@@ -145,8 +146,10 @@ func ParseTrust(b []byte) (*Trust, error) {
 	if _, err := ParsePolicy(t.WitnessPolicy); err != nil {
 		return nil, fmt.Errorf("reading the trust file: %w", err)
 	}
-	if _, err := t.roots(); err != nil {
-		return nil, fmt.Errorf("reading the trust file: %w", err)
+	for _, pems := range [][]string{t.EKRoots, t.IAKRoots} {
+		if _, err := roots(pems); err != nil {
+			return nil, fmt.Errorf("reading the trust file: %w", err)
+		}
 	}
 	return t, nil
 }
@@ -180,13 +183,13 @@ func (t *Trust) references() ([]ed25519.PublicKey, error) {
 	return out, nil
 }
 
-// roots returns the DER of the trusted EK roots.
-func (t *Trust) roots() ([][]byte, error) {
+// roots returns the DER of trusted roots.
+func roots(pems []string) ([][]byte, error) {
 	var out [][]byte
-	for i, text := range t.EKRoots {
+	for i, text := range pems {
 		der, err := ParseCertificatePEM(text)
 		if err != nil {
-			return nil, fmt.Errorf("EK root %d: %w", i, err)
+			return nil, fmt.Errorf("root %d: %w", i, err)
 		}
 		out = append(out, der)
 	}

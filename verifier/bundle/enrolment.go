@@ -40,6 +40,9 @@ func EKID(public, certificate []byte) string {
 	return hexSum(spki)
 }
 
+// DeviceID identifies a device by what its maker calls it.
+func DeviceID(maker, serial string) string { return hexSum([]byte(maker + "\x00" + serial)) }
+
 func hexSum(b []byte) string {
 	s := sha256.Sum256(b)
 	return hex.EncodeToString(s[:])
@@ -93,6 +96,12 @@ func (e *Enrolled) matches(p *appraisal.Prior, domain, node string) error {
 	if id := tpm.NodeID(ek); id != node {
 		return fmt.Errorf("the bundle's EK is that of node %s, not of %s", id, node)
 	}
+	if p.IAK != nil {
+		c, err := tpm.ParseCertificate(p.IAK.Certificate)
+		if err != nil || e.Device != Subject(domain, DeviceID(tpm.DeviceMaker(c), c.Subject.SerialNumber)) {
+			return errors.New("the bundle has an IAK certificate of a device that the node was not enrolled as")
+		}
+	}
 	var own []byte // the certificate of that EK
 	for _, der := range p.EKCertificates {
 		if !e.has(domain, EKID(nil, der)) {
@@ -102,7 +111,7 @@ func (e *Enrolled) matches(p *appraisal.Prior, domain, node string) error {
 			own = der
 		}
 	}
-	if !e.has(domain, EKID(p.EK, own)) {
+	if p.IAK == nil && !e.has(domain, EKID(p.EK, own)) { // a node known by its IAK keeps no EK certificate
 		return errors.New("the node was not enrolled with the bundle's EK")
 	}
 	return nil

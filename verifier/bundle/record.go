@@ -34,6 +34,7 @@ type Enrolled struct {
 	Generation uint32   `json:"generation"`
 	Class      string   `json:"class"`
 	Status     string   `json:"status"`
+	Device     string   `json:"device,omitempty"` // whose IAK was presented, salted with the domain
 }
 
 // Status is an operator's act on a node, and the last token it ends.

@@ -91,7 +91,10 @@ func Verify(b *Bundle, t *Trust) *Report {
 	r.summarize(&v)
 	r.domain(b, t)
 	r.references(b, t)
-	r.roots(b, t)
+	r.roots("ek-roots", b.Input.References.EKRoots, t.EKRoots)
+	if b.Input.Prior.IAK != nil || len(b.Input.References.IAKRoots) > 0 {
+		r.roots("iak-roots", b.Input.References.IAKRoots, t.IAKRoots)
+	}
 	r.verdict(b, &v)
 	if len(b.Entry) == 0 && b.Receipt == "" && b.Token == "" {
 		r.skip("history", "the bundle holds no log entry: it was collected offline, not decided by a verifier")
@@ -149,14 +152,14 @@ func (r *Report) references(b *Bundle, t *Trust) {
 	r.check("references", err, "%s generation %d, SHA-256 %x, signed by %d of the trust file's %d keys or more", set.Name, set.Generation, set.Digest(), max(t.Threshold, 1), len(keys))
 }
 
-func (r *Report) roots(b *Bundle, t *Trust) {
-	trusted, err := t.roots()
-	for _, root := range b.Input.References.EKRoots {
+func (r *Report) roots(name string, used [][]byte, trust []string) {
+	trusted, err := roots(trust)
+	for _, root := range used {
 		if err == nil && !slices.ContainsFunc(trusted, func(t []byte) bool { return bytes.Equal(t, root) }) {
-			err = fmt.Errorf("the decision relied on an EK root (SHA-256 %x) that the trust file does not hold", sha256.Sum256(root))
+			err = fmt.Errorf("the decision relied on a root (SHA-256 %x) that the trust file does not hold", sha256.Sum256(root))
 		}
 	}
-	r.check("ek-roots", err, "%d roots, all trusted", len(b.Input.References.EKRoots))
+	r.check(name, err, "%d roots, all trusted", len(used))
 }
 
 func (r *Report) verdict(b *Bundle, v *appraisal.Verdict) {
@@ -318,6 +321,13 @@ func measured(b *Bundle, v *appraisal.Verdict, t *Token) error {
 	return nil
 }
 
+// trusted are the roots of a trust file.
+func (r *Report) trusted(name string, pems []string) [][]byte {
+	out, err := roots(pems)
+	r.check(name, err, "%d roots from the trust file", len(out))
+	return out
+}
+
 // Judge appraises an input by itself: recorded or collected evidence, or a
 // bundle's under another reference set. Nothing of a log or a token is looked
 // at. Without a trust file, whatever needs one is skipped.
@@ -325,11 +335,13 @@ func Judge(in *appraisal.Input, t *Trust) *Report {
 	r := new(Report)
 	if t == nil {
 		r.skip("ek-roots", "no trust file: no TPM maker is trusted")
-		in.References.EKRoots = nil // not the input's own either
+		in.References.EKRoots, in.References.IAKRoots = nil, nil // not the input's own either
 	} else {
-		roots, err := t.roots()
-		in.References.EKRoots = roots
-		r.check("ek-roots", err, "%d roots from the trust file", len(roots))
+		in.References.EKRoots = r.trusted("ek-roots", t.EKRoots)
+		in.References.IAKRoots = nil
+		if in.Prior.IAK != nil {
+			in.References.IAKRoots = r.trusted("iak-roots", t.IAKRoots)
+		}
 	}
 	switch set := in.References.Set; {
 	case set == nil:

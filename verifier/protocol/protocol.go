@@ -24,6 +24,18 @@ type EnrollRequest struct {
 	EKs        []EK   `json:"eks"`        // every EK with a certificate, the one that names the node first
 	AK         []byte `json:"ak"`         // TPMT_PUBLIC
 	Generation uint32 `json:"generation"` // of the AK template
+	IAK        *IAK   `json:"iak,omitempty"`
+}
+
+// IAK is the initial attestation key that a device's maker certified, and the AK
+// certified by it.
+type IAK struct {
+	Public      []byte   `json:"public"`      // TPMT_PUBLIC
+	Certificate []byte   `json:"certificate"` // DER
+	IDevID      []byte   `json:"idevid"`      // DER: the certificate of the device's other key
+	Chain       [][]byte `json:"chain"`
+	Attest      []byte   `json:"attest"`    // TPMS_ATTEST of TPM2_Certify over the AK
+	Signature   []byte   `json:"signature"` // TPMT_SIGNATURE
 }
 
 // EnrollChallenge is what only the TPM that holds the AK and every EK can open.
@@ -134,6 +146,7 @@ type Node struct {
 	Enrolled  int64    `json:"enrolled"`
 	BootCount uint32   `json:"bootcount"`
 	EKs       []string `json:"eks"` // hexadecimal SHA-256 of each public area
+	Device    string   `json:"device,omitempty"` // maker and serial number, of a node with an IAK
 	Last      *Last    `json:"last,omitempty"`
 }
 

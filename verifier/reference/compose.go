@@ -140,6 +140,7 @@ func compose(top *Set, layers []*Signed) (*Set, error) {
 		}
 		out.Required = union(out.Required, s.Required)
 		out.TPM.Vendors = union(out.TPM.Vendors, s.TPM.Vendors)
+		out.TPM.DeviceMakers = union(out.TPM.DeviceMakers, s.TPM.DeviceMakers)
 		out.Deny = union(out.Deny, s.Deny)
 		out.Vulnerable = union(out.Vulnerable, s.Vulnerable)
 		for _, d := range slices.Sorted(maps.Keys(s.Names)) {

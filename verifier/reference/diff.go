@@ -23,6 +23,7 @@ func Diff(a, b *Set) []string {
 	d.list("pinned: ", pinned(a.Pins), pinned(b.Pins))
 	d.list("builds on ", bases(a), bases(b))
 	d.list("TPM vendor ", a.TPM.Vendors, b.TPM.Vendors)
+	d.list("maker of devices ", a.TPM.DeviceMakers, b.TPM.DeviceMakers)
 	d.pcrs(a, b)
 	d.files(a, b)
 	d.rules(a, b)

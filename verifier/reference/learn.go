@@ -16,6 +16,7 @@ import (
 type Sample struct {
 	Name   string // where it came from, for notes
 	Vendor string // the TPM's manufacturer id
+	Maker  string // of the device, if it has an IAK
 	Log    *eventlog.Log
 	Later  []eventlog.Event // what the operating system measured after it, proven too
 	Bank   tpm.Alg          // of the quote; 0 stands for SHA-256
@@ -68,7 +69,10 @@ func Learn(name string, samples []Sample, vary []int) (*Set, []Note, error) {
 		Required: []string{InstanceIdentity, Configuration, Executables, Hardware}}
 	var notes []Note
 	for _, sm := range samples {
-		if !slices.Contains(s.TPM.Vendors, sm.Vendor) {
+		if sm.Maker != "" && !slices.Contains(s.TPM.DeviceMakers, sm.Maker) {
+			s.TPM.DeviceMakers = append(s.TPM.DeviceMakers, sm.Maker)
+		}
+		if !slices.Contains(s.TPM.Vendors, sm.Vendor) && (sm.Vendor != "" || sm.Maker == "") {
 			s.TPM.Vendors = append(s.TPM.Vendors, sm.Vendor)
 		}
 		if state := sm.Log.SecureBoot(); s.SecureBoot == "required" && !(state.Known && state.Enabled) {
@@ -77,6 +81,7 @@ func Learn(name string, samples []Sample, vary []int) (*Set, []Note, error) {
 		}
 	}
 	slices.Sort(s.TPM.Vendors)
+	slices.Sort(s.TPM.DeviceMakers)
 	for _, p := range quoted(samples) {
 		if p == imaPCR && !slices.ContainsFunc(samples, func(s Sample) bool { return s.IMA == nil }) {
 			continue // learnIMA speaks of it

@@ -78,6 +78,10 @@ type Set struct {
 // TPM says which TPMs are genuine hardware.
 type TPM struct {
 	Vendors []string `json:"vendors"` // as [tpm.Vendor] names them: TCG vendor ids such as "IFX"
+
+	// DeviceMakers are who may vouch with an IAK in place of an EK certificate, as
+	// [tpm.DeviceMaker] names them: the organisation of the certificate's issuer.
+	DeviceMakers []string `json:"device_makers,omitempty"`
 }
 
 // How the events of a PCR are compared.
