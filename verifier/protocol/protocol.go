@@ -145,7 +145,7 @@ type Node struct {
 	Seq       uint64   `json:"seq"`
 	Enrolled  int64    `json:"enrolled"`
 	BootCount uint32   `json:"bootcount"`
-	EKs       []string `json:"eks"` // hexadecimal SHA-256 of each public area
+	EKs       []string `json:"eks"`              // hexadecimal SHA-256 of each public area
 	Device    string   `json:"device,omitempty"` // maker and serial number, of a node with an IAK
 	Last      *Last    `json:"last,omitempty"`
 }
