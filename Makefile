@@ -11,12 +11,23 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 LDFLAGS := -s -w -X main.version=$(VERSION)
 BIN     := bin
 
-.PHONY: build test demo bench soak lint fuzz tools clean
+.PHONY: core pages build test demo bench soak lint fuzz tools clean
 
-build:
+build: core
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
 
-test: tools build
+# The checking core of the page /proof.
+core:
+	GOOS=js GOARCH=wasm $(GO) build -trimpath -ldflags '-s -w' -o verifier/console/core/writ.wasm ./verifier/console/wasm
+	gzip -9nf verifier/console/core/writ.wasm
+	cp "$$($(GO) env GOROOT)/lib/wasm/wasm_exec.js" verifier/console/core/
+
+# The committed pages are what their sources make.
+pages:
+	cd verifier/console/web && npm ci --silent --no-audit --no-fund && npm run --silent check && npm run --silent build
+	git diff --exit-code --stat -- verifier/console/dist
+
+test: tools build pages
 	CGO_ENABLED=1 $(GO) test -race -timeout 15m ./...
 	cd internal/interop && CGO_ENABLED=0 $(GO) test -timeout 10m ./...
 
@@ -31,7 +42,7 @@ bench: tools
 
 # The tests of faults and chance, 20 times as long: 1,000 kills of a writer.
 soak: tools
-	WRIT_SOAK=20 CGO_ENABLED=1 $(GO) test -race -v -count 1 -timeout 6h -run 'Kill|Fault|DiskFull|Cut|Standby' ./verifier/store ./cmd/writd
+	WRIT_SOAK=20 CGO_ENABLED=1 $(GO) test -race -v -count 1 -timeout 6h -run 'Kill|Fault|DiskFull|Cut|Standby|TestEverythingRestored' ./verifier/store ./cmd/writd
 	WRIT_SOAK=20 $(GO) test -v -count 1 -timeout 6h -run Adversary ./verifier/appraisal
 
 lint:
@@ -45,7 +56,7 @@ fuzz:
 
 # Tools by the Debian package that brings them: command=package.
 # PostgreSQL's are not in PATH. No package may start a service of its own.
-TOOLS := systemd-analyze=systemd swtpm=swtpm swtpm_setup=swtpm-tools tpm2_checkquote=tpm2-tools gcc=gcc strace=strace unshare=util-linux \
+TOOLS := systemd-analyze=systemd swtpm=swtpm swtpm_setup=swtpm-tools tpm2_checkquote=tpm2-tools gcc=gcc node=nodejs npm=npm strace=strace unshare=util-linux \
 	/usr/sbin/nginx=nginx-light /usr/lib/postgresql/15/bin/postgres=postgresql-15
 
 tools:

@@ -353,8 +353,9 @@ func (s *Service) store(a *appraised) (input []byte, blobs [][]byte, err error) 
 	enrolment.Boot = nil
 	blobs = append(blobs, encode(enrolment))
 	in.Enrolment = hexSum(blobs[0])
-	if log := a.in.Evidence.Item(evidence.UEFILog).Content; log != nil {
-		in.UEFILog = hexSum(log)
+	if it := a.in.Evidence.Item(evidence.UEFILog); it.Content != nil {
+		log, sum := it.Content, it.SHA256()
+		in.UEFILog = hex.EncodeToString(sum[:])
 		if a.sent.Item(evidence.UEFILog).Digest == nil {
 			blobs = append(blobs, log)
 		}

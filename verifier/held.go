@@ -11,12 +11,16 @@ import (
 	"github.com/writ-attestation/writ/verifier/protocol"
 )
 
-// held keeps the proven IMA lists of nodes in memory, so that a renewal does
-// not read them from the store. It is a cache of stored blobs, nothing more.
+// held keeps the proven IMA lists of nodes, and boot logs, in memory, so that a
+// renewal does not read them from the store. It is a cache of stored blobs, nothing
+// more.
 type held struct {
 	mu    sync.Mutex
 	lists map[string]heldList // by node id
 	size  int
+
+	logs  map[string][]byte // by digest; nodes of a class share most
+	bytes int
 }
 
 // heldList is a list by the blobs it is made of: lists of two boots can have one
@@ -26,10 +30,25 @@ type heldList struct {
 	list   []byte
 }
 
-// maxHeld bounds the cache (bytes); past it everything is dropped and read anew.
+// maxHeld bounds each cache (bytes); past it everything is dropped and read anew.
 const maxHeld = 256 << 20
 
-func (h *held) init() { h.lists = map[string]heldList{} }
+func (h *held) init() { h.lists, h.logs = map[string]heldList{}, map[string][]byte{} }
+
+func (h *held) log(sum string) []byte {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.logs[sum]
+}
+
+func (h *held) putLog(sum string, log []byte) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.bytes += len(log); h.bytes > maxHeld {
+		h.logs, h.bytes = map[string][]byte{}, len(log)
+	}
+	h.logs[sum] = log
+}
 
 func (h *held) get(node string, chunks []string) []byte {
 	h.mu.Lock()
@@ -56,6 +75,18 @@ func (s *Service) blob(ctx context.Context, hexSum string) ([]byte, error) {
 		return nil, fmt.Errorf("reading blob %.80q: not a SHA-256 digest", hexSum)
 	}
 	return s.log.Blob(ctx, [32]byte(b))
+}
+
+// bootLog is the boot log with a digest.
+func (s *Service) bootLog(ctx context.Context, sum string) ([]byte, error) {
+	if log := s.held.log(sum); log != nil {
+		return log, nil
+	}
+	log, err := s.blob(ctx, sum)
+	if err == nil {
+		s.held.putLog(sum, log)
+	}
+	return log, err
 }
 
 // provenIMA is the prefix of the node's IMA list that earlier quotes proved.
@@ -103,7 +134,7 @@ func (s *Service) complete(ctx context.Context, n *Node, ev *evidence.Evidence) 
 		if n.Boot == nil || n.Boot.BootLog != hex.EncodeToString(it.Digest) {
 			return nil, protocol.Refuse(protocol.LogNotHeld, "no boot log with this digest is held for the node; send the log itself")
 		}
-		log, err := s.blob(ctx, n.Boot.BootLog)
+		log, err := s.bootLog(ctx, n.Boot.BootLog)
 		if err != nil {
 			return nil, err
 		}

@@ -140,24 +140,21 @@ func (s *Service) SetStatus(ctx context.Context, actor, id, status, reason strin
 		if !slices.Contains(legalStatus[n.Status], status) {
 			return ledger.Change{}, protocol.Refuse(protocol.IllegalAct, "node %s is %s and cannot become %s", id, n.Status, status)
 		}
-		data := bundle.Status{From: n.Status, To: status, Reason: commitment}
+		data := bundle.Status{From: n.Status, Reason: commitment}
 		n.Status = status
-		kind := bundle.NodeStatus
 		if status == Active && n.Doubt { // the operator's decision: begin anew
 			n.Doubt, n.Boot, n.IMAChunks = false, nil, nil
 		}
-		if status != Active {
-			kind, n.Ended = bundle.Revoked, n.Seq
-			if err := n.move(FailClosed); err != nil {
-				return ledger.Change{}, err
-			}
+		change := ledger.Change{}
+		if status == Active {
+			n.Counter++ // challenges handed out before the act are void
+			data.To, data.State, data.Seq = n.Status, n.State, n.Ended
+			change.Entries = []ledger.Entry{s.entry(bundle.NodeStatus, id, actor, data)}
+		} else if change.Entries, err = s.end(&n, actor, data); err != nil {
+			return ledger.Change{}, err
 		}
-		n.Counter++ // challenges handed out before the act are void
-		data.State, data.Seq = n.State, n.Ended
-		return ledger.Change{
-			Entries: []ledger.Entry{s.entry(kind, id, actor, data)},
-			Puts:    []ledger.Put{put(kindNode, id, n), {Key: ledger.Key{Kind: kindOpening, ID: commitment}, Value: opening}},
-		}, nil
+		change.Puts = []ledger.Put{put(kindNode, id, n), {Key: ledger.Key{Kind: kindOpening, ID: commitment}, Value: opening}}
+		return change, nil
 	}})
 	if err != nil {
 		return nil, err

@@ -3,12 +3,15 @@ package verifier
 import (
 	"context"
 
+	"github.com/writ-attestation/writ/verifier/bundle"
+	"github.com/writ-attestation/writ/verifier/ledger"
 	"github.com/writ-attestation/writ/verifier/protocol"
 	"github.com/writ-attestation/writ/verifier/token"
 )
 
 // Ended looks whether a token that has not expired was ended before its time:
-// by a denial, by an operator's act on its node, or by a freeze of the domain.
+// by a denial, by an operator's act on its node, by its holder, or by a freeze of the
+// domain.
 // If so, event is the signed word of it; a node that was not listening when it
 // was first said hears it when it comes back.
 func (s *Service) Ended(ctx context.Context, c *token.Claims) (event string, ended bool, err error) {
@@ -43,4 +46,76 @@ func (s *Service) standing(ctx context.Context, c *token.Claims) (n *Node, cause
 		return n, "frozen", nil
 	}
 	return n, "", nil
+}
+
+// Revoke is an operator's act that ends a token, and GiveUp that of its holder, who
+// has proved to be one with the token by. With the token end all others of its node:
+// they rest on the same evidence, and are ended by their sequence. The node may
+// attest anew. A token that this domain did not issue, or that is over, changes
+// nothing.
+func (s *Service) Revoke(ctx context.Context, actor, tok string) error {
+	return s.revoke(ctx, actor, tok, "an operator ended a token of the node", func(*token.Claims) bool { return true })
+}
+
+// GiveUp: see [Service.Revoke].
+func (s *Service) GiveUp(ctx context.Context, by *token.Claims, tok string) error {
+	node, _ := s.nodeOf(by.Subject)
+	return s.revoke(ctx, "node/"+node, tok, "the node ended a token of its own", func(c *token.Claims) bool {
+		return c.Subject == by.Subject && c.Confirm == by.Confirm
+	})
+}
+
+func (s *Service) revoke(ctx context.Context, actor, tok, reason string, may func(*token.Claims) bool) error {
+	if err := s.ClockSound(); err != nil {
+		return err // it may only seem to have expired
+	}
+	c := s.open(tok)
+	if c == nil {
+		return nil
+	}
+	if !may(c) {
+		return protocol.Refuse(protocol.RequestRefused, "the token is another's")
+	}
+	ctx = context.WithoutCancel(ctx) // who hangs up has still revoked
+	commitment, opening, err := s.salted(reason)
+	if err != nil {
+		return err
+	}
+	id, _ := s.nodeOf(c.Subject) // Verify has looked
+	var n Node
+	ended := false
+	_, err = s.log.Append(ctx, ledger.Draft{Keys: []ledger.Key{nodeKey(id)}, Urgent: true, Build: func(slot ledger.Slot) (change ledger.Change, err error) {
+		var ok bool
+		if n, ok, err = slotRow[Node](slot, nodeKey(id)); err != nil {
+			return ledger.Change{}, err
+		}
+		if ended = ok && c.Writ.Seq > n.Ended; !ended {
+			return ledger.Change{}, nil
+		}
+		if change.Entries, err = s.end(&n, actor, bundle.Status{From: n.Status, Reason: commitment}); err != nil {
+			return ledger.Change{}, err
+		}
+		change.Puts = []ledger.Put{put(kindNode, id, n), {Key: ledger.Key{Kind: kindOpening, ID: commitment}, Value: opening}}
+		return change, nil
+	}})
+	if err != nil || !ended {
+		return err
+	}
+	event, err := s.signEvent(ctx, &n, "ended", reason)
+	if err != nil {
+		return err
+	}
+	s.hub.publish(id, event, s.cfg.Now())
+	return nil
+}
+
+// end ends every token the node has, and returns the entry that says so.
+func (s *Service) end(n *Node, actor string, data bundle.Status) ([]ledger.Entry, error) {
+	n.Ended = n.Seq
+	n.Counter++ // challenges handed out before the act are void
+	if err := n.move(FailClosed); err != nil {
+		return nil, err
+	}
+	data.To, data.State, data.Seq = n.Status, n.State, n.Ended
+	return []ledger.Entry{s.entry(bundle.Revoked, n.ID, actor, data)}, nil
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strconv"
 	"text/tabwriter"
 	"time"
 
@@ -14,7 +13,6 @@ import (
 	"github.com/writ-attestation/writ/verifier/bundle"
 	"github.com/writ-attestation/writ/verifier/client"
 	"github.com/writ-attestation/writ/verifier/keys"
-	"github.com/writ-attestation/writ/verifier/ledger"
 	"github.com/writ-attestation/writ/verifier/protocol"
 	"github.com/writ-attestation/writ/verifier/reference"
 )
@@ -295,94 +293,5 @@ func newFreeze(frozen bool) *cobra.Command {
 	})
 	cmd.Flags().StringVar(&reason, "reason", "", "why; the log holds a commitment to it")
 	cmd.Example = fmt.Sprintf("  writ %s --reason 'ticket 4711'", use)
-	return cmd
-}
-
-func newLog() *cobra.Command {
-	cmd := &cobra.Command{Use: "log", Short: "Read and check the domain's history", RunE: needsCommand}
-	checkpoint := operatorCommand("checkpoint", "Print the latest signed checkpoint", "", cobra.NoArgs, func(cmd *cobra.Command, c *client.Client, _ *operatorFlags, _ []string) error {
-		note, err := c.Checkpoint(cmd.Context())
-		if err != nil {
-			return err
-		}
-		_, err = cmd.OutOrStdout().Write(note)
-		return err
-	})
-	entry := operatorCommand("entry INDEX", "Print an entry of the log", "", wantArgs("INDEX"), func(cmd *cobra.Command, c *client.Client, _ *operatorFlags, args []string) error {
-		i, err := parseIndex(cmd, args[0])
-		if err != nil {
-			return err
-		}
-		a, err := c.Audit(cmd.Context(), i, i+1)
-		if err != nil {
-			return err
-		}
-		if len(a.Entries) != 1 {
-			return exit(exitFailed, fmt.Errorf("no entry %d: the log has %d", i, a.Size), "")
-		}
-		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s\n", a.Entries[0].Leaf)
-		return err
-	})
-	prove := operatorCommand("prove INDEX", "Print the proof that an entry is in the log", "", wantArgs("INDEX"), func(cmd *cobra.Command, c *client.Client, _ *operatorFlags, args []string) error {
-		i, err := parseIndex(cmd, args[0])
-		if err != nil {
-			return err
-		}
-		p, err := c.Proof(cmd.Context(), i)
-		if err != nil {
-			return err
-		}
-		_, err = io.WriteString(cmd.OutOrStdout(), p)
-		return err
-	})
-	checkpoint.Example = `  writ log checkpoint`
-	entry.Example = `  writ log entry 17 > entry.json`
-	prove.Example = `  writ log prove 17 > proof.txt`
-	cmd.AddCommand(checkpoint, entry, prove, newLogVerify(), newLogFsck(), newLogReplay(), newLogWatch(), newLogWitness())
-	return cmd
-}
-
-func parseIndex(cmd *cobra.Command, s string) (uint64, error) {
-	i, err := strconv.ParseUint(s, 10, 62)
-	if err != nil {
-		return 0, usageError(cmd, "INDEX %q is not a number of an entry", s)
-	}
-	return i, nil
-}
-
-func newLogVerify() *cobra.Command {
-	var trust string
-	cmd := &cobra.Command{
-		Use:   "verify ENTRY PROOF --trust FILE",
-		Short: "Check offline that an entry is in the log",
-		Long:  "Check offline, by a trust file's log keys, that the entry in file ENTRY (writ log\nentry) stands in the log as file PROOF (writ log prove) says.",
-		Example: `  writ log entry 17 > entry.json; writ log prove 17 > proof.txt
-  writ log verify entry.json proof.txt --trust trust.json`,
-		Args: wantArgs("ENTRY", "PROOF"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if trust == "" {
-				return usageError(cmd, "--trust FILE is needed")
-			}
-			t, err := readTrust(cmd, trust)
-			if err != nil {
-				return err
-			}
-			entry, err := readInput(cmd, args[0], 1<<17)
-			if err != nil {
-				return err
-			}
-			proof, err := readInput(cmd, args[1], 1<<20)
-			if err != nil {
-				return err
-			}
-			index, cp, err := ledger.CheckProof(string(proof), trimNewline(entry), t.Log...)
-			if err != nil {
-				return exit(exitInvalid, err, "")
-			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "verified: entry %d of %s, under a checkpoint of %d entries\n", index, cp.Origin, cp.Size)
-			return err
-		},
-	}
-	cmd.Flags().StringVar(&trust, "trust", "", "trust `file` of the domain")
 	return cmd
 }

@@ -121,7 +121,13 @@ func TestTilesWithheldOrChanged(t *testing.T) {
 	if !bytes.Equal(before, readFile(t, seen)) {
 		t.Error("what was seen was replaced by what is not proven to extend it")
 	}
+	fsck := []string{"log", "fsck", "--trust", args[3], "--log", args[5]}
+	site.show(l, true)
+	answer = func(w http.ResponseWriter, b []byte) { b[len(b)-2] ^= 1; _, _ = w.Write(b) }
+	wantExit(t, exitInvalid, "problem: ", fsck...)
+	wantExit(t, exitInvalid, `"problems":["`, append(fsck, "--json")...)
 	answer = nil
+	wantExit(t, exitOK, `"problems":[]`, append(fsck, "--json")...)
 	wantExit(t, exitOK, "size 600 extends 300", args...)
 	if err := os.WriteFile(seen, []byte("not a checkpoint"), 0o600); err != nil {
 		t.Fatal(err)

@@ -56,8 +56,14 @@ type config struct {
 	ReferenceThreshold int      `toml:"reference_threshold"`
 	Approvals          int      `toml:"approvals"`
 	PublicEntries      bool     `toml:"public_entries"`
+	Public             opened   `toml:"public"`
 	LogLevel           string   `toml:"log_level"`
 	LogFormat          string   `toml:"log_format"`
+}
+
+// opened is what anybody may see with a browser.
+type opened struct {
+	Pages []string `toml:"pages"`
 }
 
 // duration is a time in Go's notation: "60s".
@@ -73,7 +79,7 @@ func (d *duration) UnmarshalText(b []byte) error {
 }
 
 func defaults() config {
-	return config{Name: "1", Data: "/var/lib/writd", Listen: "0.0.0.0:8443", Admin: "127.0.0.1:8444", TokenLife: duration(time.Minute), WitnessEvery: duration(2 * time.Second), MinLevel: "E3",
+	return config{Name: "1", Data: "/var/lib/writd", Listen: "0.0.0.0:8443", Admin: "127.0.0.1:8444", TokenLife: duration(time.Minute), WitnessEvery: duration(2 * time.Second), MinLevel: "E3", Public: opened{Pages: []string{}},
 		ReferenceThreshold: 1, Approvals: 2, LogLevel: "info", LogFormat: "json"}
 }
 
@@ -107,6 +113,9 @@ func parseConfig(raw []byte) (*config, error) {
 	}
 	return &c, c.check()
 }
+
+// openable are the pages that may be opened outside `writ dev`.
+var openable = []string{"proof"}
 
 var domainRE = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]{0,253}[a-z0-9])?$`)
 
@@ -144,6 +153,11 @@ func (c *config) check() error {
 	}
 	if !slices.Contains([]string{"E0", "E1", "E2", "E3", "E4"}, c.MinLevel) {
 		bad("min_level %q: expected E0 to E4", c.MinLevel)
+	}
+	for _, page := range c.Public.Pages {
+		if !slices.Contains(openable, page) {
+			bad("public.pages: %q: expected some of %s", page, strings.Join(openable, ", "))
+		}
 	}
 	if c.Approvals < 1 || c.ReferenceThreshold < 1 {
 		bad("approvals and reference_threshold must be at least 1")

@@ -32,7 +32,7 @@ func TestExampleConfig(t *testing.T) {
 	}
 	typ := reflect.TypeFor[config]()
 	for i := range typ.NumField() {
-		if key := typ.Field(i).Tag.Get("toml"); !regexp.MustCompile(`(?m)^#?` + key + ` = `).Match(exampleConfig) {
+		if key := typ.Field(i).Tag.Get("toml"); !regexp.MustCompile(`(?m)^#?` + key + `( = |[.])`).Match(exampleConfig) {
 			t.Errorf("%s is not in the example", key)
 		}
 	}
@@ -50,6 +50,7 @@ func TestBadConfig(t *testing.T) {
 		{"domain = \"a.b\"\napprovals = 0", "at least 1"},
 		{"domain = \"a.b\"\ndatabase = \"mysql://h/d\"", "mysql"},
 		{"domain = \"a.b\"\ndatabase = \"postgres://u:secret@h/d\"", "PGPASSFILE"},
+		{"domain = \"a.b\"\n[public]\npages = [\"demo\"]", "some of"},
 		{"domain = ", "line 1"},
 	} {
 		if _, err := parseConfig([]byte(c.text)); err == nil || !strings.Contains(err.Error(), c.want) {

@@ -31,6 +31,7 @@ import (
 
 	"github.com/writ-attestation/writ/internal/replay"
 	"github.com/writ-attestation/writ/verifier"
+	"github.com/writ-attestation/writ/verifier/console"
 	"github.com/writ-attestation/writ/verifier/keys"
 )
 
@@ -52,7 +53,8 @@ type Config struct {
 	// requests for any other are refused. A port other than the listener's own is
 	// given as host:port.
 	Hosts         []string
-	PublicEntries bool // anybody may read the log's entries
+	PublicEntries bool     // anybody may read the log's entries
+	Pages         []string // of [console.Names], the pages that are open
 	Version       string
 	Revision      string
 	Log           *slog.Logger
@@ -74,6 +76,7 @@ type Server struct {
 	metrics *metrics
 	ready   probe
 	openapi []byte
+	pages   *console.Pages
 
 	stopping chan struct{} // closed when Shutdown begins
 	stop     sync.Once
@@ -106,6 +109,9 @@ func New(cfg Config) (*Server, error) {
 	// One request at a time on a connection, so that a connection is what limits
 	// count; and so no multiplexing whose cost falls on us.
 	s.tls.NextProtos = []string{"http/1.1"}
+	if s.pages, err = console.New(cfg.Pages); err != nil {
+		return nil, fmt.Errorf("starting the API: %w", err)
+	}
 	s.metrics = newMetrics(s)
 	if s.openapi, err = openAPI(cfg.Version, append(s.publicRoutes(), s.adminRoutes()...)); err != nil {
 		return nil, fmt.Errorf("starting the API: %w", err)

@@ -68,7 +68,7 @@ func TestTableIsTheServer(t *testing.T) {
 			switch {
 			case r.auth == nobody:
 				t.Errorf("%s %s has no class", r.method, r.path)
-			case r.auth == operator && len(r.roles) == 0:
+			case (r.auth == operator || r.auth == holder) && len(r.roles) == 0:
 				t.Errorf("%s %s has no role", r.method, r.path)
 			case (r.auth == local) != (name == "admin"):
 				t.Errorf("%s %s is on the wrong listener", r.method, r.path)
@@ -88,7 +88,7 @@ func TestNoCredential(t *testing.T) {
 	d := newDomain(t)
 	c := d.http()
 	want := map[credential][]string{
-		operator: {codeUnauthenticated}, nodeKey: {codeUnauthenticated}, endedKey: {codeUnauthenticated},
+		operator: {codeUnauthenticated}, nodeKey: {codeUnauthenticated}, endedKey: {codeUnauthenticated}, holder: {codeUnauthenticated},
 		joinToken:  {protocol.JoinTokenRefused, protocol.EnrollmentRefused},
 		evidential: {protocol.NotEnrolled, protocol.EvidenceMalformed},
 	}

@@ -28,11 +28,12 @@ const (
 	nodeKey               // a live token of the node and a proof by its key
 	endedKey              // as nodeKey, also when the token was ended before its time
 	operator              // a client certificate of the domain's operator CA, with one of the route's roles
+	holder                // as operator with a client certificate, as endedKey without
 	local                 // the admin listener
 )
 
 func (c credential) String() string {
-	return [...]string{"nobody", "public", "join token", "evidence", "node key", "node key, also ended", "operator", "local"}[c]
+	return [...]string{"nobody", "public", "join token", "evidence", "node key", "node key, also ended", "operator", "operator, or node key, also ended", "local"}[c]
 }
 
 // stranger reports whether anybody may try, at our expense.
@@ -44,6 +45,7 @@ func (c credential) stranger() bool {
 type call struct {
 	echo.Context
 	route  *route
+	auth   credential // the route's; of holder, the one that is shown
 	peer   *peer
 	body   []byte
 	actor  string        // operator: as the history names it
@@ -55,7 +57,7 @@ type call struct {
 // the credential of the route.
 func (s *Server) guard(r route) echo.HandlerFunc {
 	return func(c echo.Context) error {
-		q := &call{Context: c, route: &r, peer: peerOf(c.Request().Context())}
+		q := &call{Context: c, route: &r, auth: r.auth, peer: peerOf(c.Request().Context())}
 		if r.auth != local {
 			if err := s.addressed(c.Request()); err != nil {
 				return err
@@ -133,12 +135,19 @@ func (q *call) shape() error {
 // is shown beside it: of two credentials it would be unclear which one counts.
 func (s *Server) identify(q *call) error {
 	r := q.Request()
-	header := len(r.Header.Values("Authorization"))+len(r.Header.Values("DPoP")) > 0
-	if header && q.route.auth != nodeKey && q.route.auth != endedKey && q.route.auth != local {
-		return unauthenticated(q.route.auth, "an Authorization or DPoP header is no credential here; send none")
+	certified := r.TLS != nil && len(r.TLS.PeerCertificates) > 0
+	if q.auth == holder {
+		q.auth = endedKey
+		if certified {
+			q.auth = operator
+		}
 	}
-	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
-		if q.route.auth == operator {
+	header := len(r.Header.Values("Authorization"))+len(r.Header.Values("DPoP")) > 0
+	if header && q.auth != nodeKey && q.auth != endedKey && q.auth != local {
+		return unauthenticated(q.auth, "an Authorization or DPoP header is no credential here; send none")
+	}
+	if !certified {
+		if q.auth == operator {
 			return unauthenticated(operator, "a client certificate of an operator of this domain is required")
 		}
 		return nil
@@ -153,10 +162,10 @@ func (s *Server) identify(q *call) error {
 		return unauthenticated(operator, "the client certificate is not an operator's")
 	}
 	switch {
-	case q.route.auth == public:
+	case q.auth == public:
 		return nil
-	case q.route.auth != operator:
-		return unauthenticated(q.route.auth, "a client certificate is no credential here; show none")
+	case q.auth != operator:
+		return unauthenticated(q.auth, "a client certificate is no credential here; show none")
 	case !o.May(q.route.roles...):
 		return &httpError{status: http.StatusForbidden, code: codeRole, detail: fmt.Sprintf("operator %s has roles %v, one of %v is required", o.Name, o.Roles, q.route.roles)}
 	}
@@ -168,17 +177,17 @@ func (s *Server) identify(q *call) error {
 // leave ends their turn.
 func (s *Server) admit(q *call) (leave func(), err error) {
 	switch {
-	case q.route.auth == public:
+	case q.auth == public:
 		return func() {}, s.queue.read(q.peer)
-	case q.route.auth == operator && q.actor != "", q.route.auth == local:
+	case q.auth == operator && q.actor != "", q.auth == local:
 		return func() {}, nil
-	case !q.route.auth.stranger():
-		return nil, unauthenticated(q.route.auth, "nobody may do this")
+	case !q.auth.stranger():
+		return nil, unauthenticated(q.auth, "nobody may do this")
 	}
 	if leave, err = s.queue.enter(q.Request().Context(), q.peer); err != nil {
 		return nil, err
 	}
-	if q.route.auth == nodeKey || q.route.auth == endedKey {
+	if q.auth == nodeKey || q.auth == endedKey {
 		if err := s.possession(q); err != nil {
 			leave()
 			return nil, err
@@ -195,7 +204,7 @@ var unauthentic = map[string]bool{
 
 // judged notes what a stranger's request turned out to be.
 func (s *Server) judged(q *call, err error) error {
-	if !q.route.auth.stranger() {
+	if !q.auth.stranger() {
 		return err
 	}
 	switch code := problemOf(err).Type; {
@@ -241,7 +250,7 @@ func (s *Server) possession(q *call) error {
 	if err != nil {
 		return err
 	}
-	if ended && q.route.auth != endedKey {
+	if ended && q.auth != endedKey {
 		return protocol.Refuse(protocol.TokenRevoked, "the token was ended before it expired; attest anew")
 	}
 	q.claims = claims

@@ -62,11 +62,11 @@ func TestRolesNeverFallBack(t *testing.T) {
 			}
 			got := d.ask(c, r.method, r.sample(), r.in, body)
 			switch {
-			case r.auth == public || (r.auth == operator && o.May(r.roles...)):
+			case r.auth == public || ((r.auth == operator || r.auth == holder) && o.May(r.roles...)):
 				if got.status == http.StatusUnauthorized || (got.status == http.StatusForbidden && r.name != "freeze") {
 					t.Errorf("%s: %s %s: %d %s", role, r.method, r.path, got.status, got.body)
 				}
-			case r.auth == operator:
+			case r.auth == operator, r.auth == holder:
 				if got.status != http.StatusForbidden || got.code(t) != codeRole {
 					t.Errorf("%s: %s %s: %d %s, want %s", role, r.method, r.path, got.status, got.body, codeRole)
 				}
@@ -78,7 +78,7 @@ func TestRolesNeverFallBack(t *testing.T) {
 		}
 	}
 	for _, r := range d.srv.publicRoutes() {
-		if r.auth == nodeKey || r.auth == endedKey {
+		if r.auth == nodeKey || r.auth == endedKey || r.auth == holder {
 			continue
 		}
 		got := d.ask(d.http(), r.method, r.sample(), r.in, nil, d.prove(proven{base: base, key: n.key}))

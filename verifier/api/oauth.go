@@ -52,6 +52,25 @@ func (s *Server) introspect(q *call) error {
 		IssuedAt: c.IssuedAt, NotBefore: c.NotBefore, Expires: c.Expires, ID: c.ID, Confirm: &protocol.Confirmation{JKT: c.Confirm.JKT}})
 }
 
+// revoke is RFC 7009. A token that nobody here issued, or that has expired, is as
+// good as ended.
+func (s *Server) revoke(q *call) error {
+	f, err := q.form("token")
+	if err != nil {
+		return err
+	}
+	ctx := q.Request().Context()
+	if q.claims != nil {
+		err = s.svc.GiveUp(ctx, q.claims, f.Get("token"))
+	} else {
+		err = s.svc.Revoke(ctx, q.actor, f.Get("token"))
+	}
+	if err != nil {
+		return err
+	}
+	return q.answer(struct{}{})
+}
+
 // oauthError is the error code (RFC 6749 section 5.2) of a refusal of an OAuth
 // request that has none of its own.
 func oauthError(status int) string {

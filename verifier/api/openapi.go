@@ -83,6 +83,9 @@ func (d described) operation(r route) map[string]any {
 	case operator:
 		op["security"] = []any{map[string]any{"operator": []string{}}}
 		op["x-writ-roles"] = r.roles
+	case holder:
+		op["security"] = []any{map[string]any{"operator": []string{}}, map[string]any{"node": []string{}}}
+		op["x-writ-roles"] = r.roles
 	case nodeKey, endedKey:
 		op["security"] = []any{map[string]any{"node": []string{}}}
 	default:

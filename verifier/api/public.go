@@ -21,7 +21,9 @@ func (s *Server) discovery(q *call) error {
 		"jwks_uri":               s.svc.Issuer() + "/.well-known/jwks.json",
 		"introspection_endpoint": s.svc.Issuer() + "/oauth2/introspect",
 		"introspection_endpoint_auth_methods_supported": []string{"tls_client_auth"},
-		"grant_types_supported":                         []string{}, // absent, it would mean the code flow
+		"revocation_endpoint":                           s.svc.Issuer() + "/oauth2/revoke",
+		"revocation_endpoint_auth_methods_supported":    []string{"tls_client_auth", "none"}, // none: by the token's own key
+		"grant_types_supported":                         []string{},                          // absent, it would mean the code flow
 		"response_types_supported":                      []string{"id_token"},
 		"subject_types_supported":                       []string{"public"},
 		"id_token_signing_alg_values_supported":         []string{"ES256"},

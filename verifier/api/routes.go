@@ -14,7 +14,7 @@ import (
 type route struct {
 	method, path string // path as echo writes it
 	auth         credential
-	roles        []keys.Role // operator: any of these; none contains another
+	roles        []keys.Role // operator, holder: any of these; none contains another
 	proves       bool        // its success shows that the connection is a node's
 	stream       bool
 	query        string // the parameters it takes, separated by spaces; "*": any
@@ -48,7 +48,7 @@ func (s *Server) publicRoutes() []route {
 		entries.auth, entries.roles = public, nil
 	}
 	const get, post, del = http.MethodGet, http.MethodPost, http.MethodDelete
-	return []route{
+	return append(s.pageRoutes(), []route{
 		// Provisioning.
 		{method: post, path: "/v1/enrollments", auth: joinToken, in: mediaJSON, max: maxEnrol, out: mediaJSON, name: "enroll", about: "Ask to enrol a TPM with a join token.", takes: protocol.EnrollRequest{}, gives: protocol.EnrollChallenge{}, handle: s.enroll},
 		{method: post, path: "/v1/enrollments/:id/activation", auth: joinToken, proves: true, in: mediaJSON, max: maxMessage, out: mediaJSON, name: "activate", about: "Prove that the keys are of one TPM.", takes: protocol.Activation{}, gives: protocol.Enrolled{}, handle: s.activate},
@@ -72,6 +72,7 @@ func (s *Server) publicRoutes() []route {
 
 		{method: get, path: "/v1/events", auth: operator, roles: parties, stream: true, out: mediaEvents, name: "feed", about: "Follow the signed events that end any node's tokens.", handle: s.feed},
 		{method: post, path: "/oauth2/introspect", auth: operator, roles: parties, in: mediaForm, max: maxMessage, out: mediaJSON, name: "introspect", about: "Ask whether a token counts now (RFC 7662).", takes: protocol.TokenForm{}, gives: protocol.Introspection{}, handle: s.introspect},
+		{method: post, path: "/oauth2/revoke", auth: holder, roles: actors, in: mediaForm, max: maxMessage, out: mediaJSON, name: "revoke", about: "End a token and with it all of its node (RFC 7009).", takes: protocol.TokenForm{}, handle: s.revoke},
 
 		// Operators.
 		{method: get, path: "/v1/nodes", auth: operator, roles: anyRole, query: "after limit", out: mediaJSON, name: "nodes", about: "List nodes by id.", gives: protocol.Nodes{}, handle: s.nodes},
@@ -86,7 +87,7 @@ func (s *Server) publicRoutes() []route {
 		{method: get, path: "/v1/freeze", auth: operator, roles: anyRole, out: mediaJSON, name: "governance", about: "Whether the domain is frozen.", gives: protocol.Governance{}, handle: s.governance},
 		{method: post, path: "/v1/freeze", auth: operator, roles: []keys.Role{keys.Actor, keys.Approver}, in: mediaJSON, max: maxMessage, out: mediaJSON, name: "freeze", about: "Freeze the domain (operator), or agree to lift the freeze (approver).", takes: protocol.GovernanceChange{}, gives: protocol.Governance{}, handle: s.freeze},
 		{method: get, path: "/v1/audit", auth: operator, roles: []keys.Role{keys.Auditor}, query: "from to", out: mediaJSON, name: "audit", about: "Read entries of the log.", gives: protocol.Audit{}, handle: s.audit},
-	}
+	}...)
 }
 
 // adminRoutes is the table of the admin listener.

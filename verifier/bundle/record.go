@@ -37,12 +37,13 @@ type Enrolled struct {
 	Device     string   `json:"device,omitempty"` // whose IAK was presented, salted with the domain
 }
 
-// Status is an operator's act on a node, and the last token it ends.
+// Status is an operator's act on a node, or its own word that a token of it is to
+// end, and the last token that it ends.
 type Status struct {
 	From   string `json:"from"`
 	To     string `json:"to"`
 	State  string `json:"state"`
-	Seq    uint64 `json:"seq"`    // tokens of the node up to this one are dead when To is not active
+	Seq    uint64 `json:"seq"`    // tokens of the node up to this one are dead
 	Reason string `json:"reason"` // salted commitment
 }
 

@@ -297,6 +297,9 @@ func (b *batch) add(r *request) error {
 	for _, p := range change.Puts {
 		b.state.put(p)
 	}
+	if change.Sweep != nil {
+		b.Sweeps = append(b.Sweeps, *change.Sweep)
+	}
 	for _, bl := range r.blobs {
 		if !b.blobs[bl.Sum] {
 			b.blobs[bl.Sum] = true

@@ -49,6 +49,9 @@ var (
 	// ErrNotFound: there is no such row, entry, tile or blob.
 	ErrNotFound = errors.New("not found")
 
+	// ErrPruned: retention gave it up, as an entry of the log says.
+	ErrPruned = errors.New("given up by retention")
+
 	// ErrCorrupt: stored bytes are not what was written.
 	ErrCorrupt = errors.New("stored data is corrupt")
 
@@ -105,6 +108,7 @@ type Slot struct {
 type Change struct {
 	Entries []Entry
 	Puts    []Put
+	Sweep   *Sweep // what retention gives up; an entry of the log must say so, now or before
 }
 
 // Receipt proves an entry.

@@ -69,7 +69,7 @@ func (l *Log) Entry(ctx context.Context, index uint64) ([]byte, error) {
 
 // Entries returns the leaves from index from up to, not including, to. There
 // may be fewer (at least one): ask again from there. [ErrNotFound] when the log
-// has none of them.
+// has none of them, [ErrPruned] when the first was given up.
 func (l *Log) Entries(ctx context.Context, from, to uint64) ([][]byte, error) {
 	size := l.Size()
 	to = min(to, size)
@@ -82,6 +82,12 @@ func (l *Log) Entries(ctx context.Context, from, to uint64) ([][]byte, error) {
 	}
 	leaves := make([][]byte, len(records))
 	for i, r := range records {
+		if len(r.Data) == 0 && r.Index == from+uint64(i) {
+			if i > 0 {
+				return leaves[:i], nil
+			}
+			return nil, fmt.Errorf("reading entry %d: %w", r.Index, ErrPruned)
+		}
 		if r.Index != from+uint64(i) || tlog.RecordHash(r.Data) != r.Hash {
 			return nil, fmt.Errorf("reading entry %d: %w: it has another hash", from+uint64(i), ErrCorrupt)
 		}

@@ -9,8 +9,9 @@ import "context"
 // Durability: when Commit returns nil, what it wrote survives the death of the
 // process, of the machine and, where the store has several machines, of any one
 // of them. Atomicity: readers and later transactions see all of a Batch or
-// nothing. History: entries, tiles and blobs are never changed or removed; the
-// head only grows.
+// nothing. History: entries, tiles and blobs are never changed or removed, but
+// by a [Sweep]; the head only grows. A state row that is not what was put is
+// [ErrCorrupt], named.
 type Store interface {
 	Reader
 
@@ -93,6 +94,14 @@ type Batch struct {
 	Tiles   []Tile   // those that the records filled
 	Puts    []Put    // at most one per key
 	Blobs   []Blob   // those already stored are left alone
+	Sweeps  []Sweep  // before the blobs are written
+}
+
+// Sweep is what retention gives up. Of entries the bytes and the subject go;
+// index, time, kind and leaf hash stay, and so every proof.
+type Sweep struct {
+	Blobs    []Hash // those that are not there are no error
+	From, To uint64 // indexes of the entries, To excluded
 }
 
 // Head is the one row that serialises writers.

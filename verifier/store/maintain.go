@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"github.com/writ-attestation/writ/verifier/ledger"
 )
 
 // Backup writes a consistent copy of the database to a new file, while the
@@ -49,7 +51,7 @@ func syncDir(path string) error {
 }
 
 // Check looks at what the ledger cannot: the structure of the file, entries
-// beyond the head, and every blob against its hash. It returns what is wrong;
+// beyond the head, every blob against its hash, every state row against its seal. It returns what is wrong;
 // the error says that it could not look. It reads the whole file.
 func (s *SQLite) Check(ctx context.Context) (problems []string, err error) {
 	for _, q := range []string{
@@ -68,7 +70,29 @@ func (s *SQLite) Check(ctx context.Context) (problems []string, err error) {
 	if err != nil {
 		return problems, fmt.Errorf("checking blobs: %w", err)
 	}
+	problems = append(problems, found...)
+	if found, err = s.checkRows(ctx); err != nil {
+		return problems, fmt.Errorf("checking state rows: %w", err)
+	}
 	return append(problems, found...), nil
+}
+
+func (s *SQLite) checkRows(ctx context.Context) (problems []string, err error) {
+	rows, err := s.readers.QueryContext(ctx, `SELECT kind, id, value FROM state`)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var p ledger.Put
+		if err := rows.Scan(&p.Key.Kind, &p.Key.ID, &p.Value); err != nil {
+			return nil, err
+		}
+		if _, err := unseal(p); err != nil {
+			problems = append(problems, err.Error())
+		}
+	}
+	return problems, rows.Err()
 }
 
 func (s *SQLite) lines(ctx context.Context, query string) ([]string, error) {

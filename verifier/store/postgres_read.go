@@ -56,8 +56,10 @@ func scanPuts(rows pgx.Rows, err error) ([]ledger.Put, error) {
 	}
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (ledger.Put, error) {
 		var p ledger.Put
-		err := row.Scan(&p.Key.Kind, &p.Key.ID, &p.Value)
-		return there(p), err
+		if err := row.Scan(&p.Key.Kind, &p.Key.ID, &p.Value); err != nil {
+			return p, err
+		}
+		return unseal(p)
 	})
 }
 
@@ -145,6 +147,31 @@ func (s *Postgres) Check(ctx context.Context) (problems []string, err error) {
 		}
 		if p := s.checkBlob(sum, size, packed); p != "" {
 			problems = append(problems, p)
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return problems, fmt.Errorf("checking blobs: %w", err)
+	}
+	found, err := s.checkRows(ctx)
+	if err != nil {
+		return problems, fmt.Errorf("checking state rows: %w", err)
+	}
+	return append(problems, found...), nil
+}
+
+func (s *Postgres) checkRows(ctx context.Context) (problems []string, err error) {
+	rows, err := s.readers.Query(ctx, `SELECT kind, id, value FROM state`)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var p ledger.Put
+		if err := rows.Scan(&p.Key.Kind, &p.Key.ID, &p.Value); err != nil {
+			return nil, err
+		}
+		if _, err := unseal(p); err != nil {
+			problems = append(problems, err.Error())
 		}
 	}
 	return problems, rows.Err()

@@ -138,6 +138,11 @@ func (tx *postgresTx) dropKnown(b *ledger.Batch) error {
 	for _, sum := range stored {
 		known[string(sum)] = true
 	}
+	for _, s := range b.Sweeps {
+		for _, sum := range s.Blobs {
+			delete(known, string(sum[:]))
+		}
+	}
 	all := b.Blobs
 	b.Blobs = nil
 	for _, bl := range all {
@@ -159,6 +164,9 @@ func (tx *postgresTx) batch(b ledger.Batch) *pgx.Batch {
 		q.Queue(`INSERT INTO log_tiles (level, idx, data) VALUES ($1, $2, $3)`, t.Level, int64(t.Index), t.Data)
 	}
 	queuePuts(q, b.Puts)
+	for _, s := range b.Sweeps { // before blobs: one that came back stays
+		queueSweep(q, s)
+	}
 	for _, bl := range b.Blobs {
 		q.Queue(`INSERT INTO blobs (sum, size, data) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`, bl.Sum[:], bl.Size, bl.Packed)
 	}
@@ -192,7 +200,7 @@ func queuePuts(q *pgx.Batch, puts []ledger.Put) {
 		if p.Value == nil {
 			gone = append(gone, p.Key)
 		} else {
-			kept, values = append(kept, p.Key), append(values, p.Value)
+			kept, values = append(kept, p.Key), append(values, seal(p.Key, p.Value))
 		}
 	}
 	if len(kept) > 0 {

@@ -12,6 +12,7 @@ import (
 const (
 	selectHead = `SELECT size, root, at, note FROM log_head WHERE id = 1`
 	selectRow  = `SELECT value FROM state WHERE kind = ? AND id = ?`
+	selectBlob = `SELECT size, data FROM blobs WHERE sum = ?`
 )
 
 // pageRecords bounds one answer of Records.
@@ -46,7 +47,7 @@ func toHash(b []byte) (ledger.Hash, error) {
 // Rows implements ledger.Reader.
 func (s *SQLite) Rows(ctx context.Context, keys []ledger.Key) ([]ledger.Put, error) {
 	return scanRows(keys, func(k ledger.Key) *sql.Row {
-		return s.readers.QueryRowContext(ctx, selectRow, k.Kind, k.ID)
+		return s.row.QueryRowContext(ctx, k.Kind, k.ID)
 	})
 }
 
@@ -61,18 +62,12 @@ func scanRows(keys []ledger.Key, query func(ledger.Key) *sql.Row) ([]ledger.Put,
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, there(p))
+		if p, err = unseal(p); err != nil {
+			return nil, err
+		}
+		out = append(out, p)
 	}
 	return out, nil
-}
-
-// there gives an empty value its non-nil form: nil would mean that the row does
-// not exist.
-func there(p ledger.Put) ledger.Put {
-	if p.Value == nil {
-		p.Value = []byte{}
-	}
-	return p
 }
 
 // List implements ledger.Reader.
@@ -89,7 +84,10 @@ func (s *SQLite) List(ctx context.Context, kind, after string, limit int) ([]led
 		if err := rows.Scan(&p.Key.ID, &p.Value); err != nil {
 			return nil, err
 		}
-		out = append(out, there(p))
+		if p, err = unseal(p); err != nil {
+			return nil, err
+		}
+		out = append(out, p)
 	}
 	return out, rows.Err()
 }
@@ -130,7 +128,7 @@ func (s *SQLite) Tile(ctx context.Context, level int, index uint64) ([]byte, err
 func (s *SQLite) Blob(ctx context.Context, sum ledger.Hash) ([]byte, error) {
 	var size int64
 	var data []byte
-	err := s.readers.QueryRowContext(ctx, `SELECT size, data FROM blobs WHERE sum = ?`, sum[:]).Scan(&size, &data)
+	err := s.blob.QueryRowContext(ctx, sum[:]).Scan(&size, &data)
 	if err != nil {
 		return nil, notFound(err)
 	}

@@ -31,7 +31,9 @@ type SQLite struct {
 	stmts   writeStmts
 	lock    chan struct{} // head lock within the process; BEGIN IMMEDIATE is it between processes
 
-	readers *sql.DB // read only
+	readers *sql.DB   // read only
+	row     *sql.Stmt // of the readers, as is blob
+	blob    *sql.Stmt
 	*packer
 
 	closing sync.Once
@@ -78,8 +80,19 @@ func openSQLite(ctx context.Context, path string) (s *SQLite, err error) {
 	if err := s.stmts.prepare(ctx, s.writer); err != nil {
 		return s, err
 	}
-	s.readers, err = openReaders(path)
-	return s, err
+	if s.readers, err = openReaders(path); err != nil {
+		return s, err
+	}
+	return s, s.prepareReads(ctx)
+}
+
+// prepareReads prepares what every renewal reads with.
+func (s *SQLite) prepareReads(ctx context.Context) (err error) {
+	if s.row, err = s.readers.PrepareContext(ctx, selectRow); err != nil {
+		return err
+	}
+	s.blob, err = s.readers.PrepareContext(ctx, selectBlob)
+	return err
 }
 
 // ReadSQLite opens an existing database for reading alone: to check it or to
@@ -97,14 +110,17 @@ func readSQLite(ctx context.Context, path string) (*SQLite, error) {
 	if err != nil {
 		return nil, err
 	}
-	readers, err := openReaders(path)
-	if err != nil {
+	s := &SQLite{packer: blobs}
+	if s.readers, err = openReaders(path); err != nil {
 		return nil, err
 	}
-	if err := checkVersion(ctx, readers); err != nil {
-		return nil, errors.Join(err, readers.Close())
+	if err = checkVersion(ctx, s.readers); err == nil {
+		err = s.prepareReads(ctx)
 	}
-	return &SQLite{readers: readers, packer: blobs}, nil
+	if err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
 }
 
 // touch makes the file with rights for its owner alone; SQLite gives the files
@@ -167,6 +183,11 @@ func openReaders(path string) (*sql.DB, error) {
 func (s *SQLite) Close() error {
 	var errs []error
 	s.closing.Do(func() {
+		for _, stmt := range []*sql.Stmt{s.row, s.blob} {
+			if stmt != nil {
+				errs = append(errs, stmt.Close())
+			}
+		}
 		if s.readers != nil {
 			errs = append(errs, s.readers.Close())
 		}

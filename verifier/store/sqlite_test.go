@@ -171,7 +171,7 @@ func TestCorrupt(t *testing.T) {
 
 func dropTriggers() []string {
 	var out []string
-	for _, name := range []string{"log_head_grows", "log_head_stays", "log_entries_fixed", "log_entries_stay", "log_tiles_fixed", "log_tiles_stay"} {
+	for _, name := range []string{"log_head_grows", "log_head_stays", "log_entries_fixed", "log_entries_stay", "log_tiles_fixed", "log_tiles_stay", "blobs_fixed"} {
 		out = append(out, "DROP TRIGGER "+name)
 	}
 	return out
@@ -191,8 +191,8 @@ func TestCorruptEdge(t *testing.T) {
 func TestCorruptBlob(t *testing.T) {
 	dir := t.TempDir()
 	filled(t, dir, 1)
-	raw(t, dir, `UPDATE blobs SET sum = zeroblob(32)`,
-		`INSERT INTO blobs (sum, size, data) VALUES (x'01', 1000000000000, x'00'), (x'02', 5, x'0102030405')`)
+	raw(t, dir, append(dropTriggers(), `UPDATE blobs SET sum = zeroblob(32)`,
+		`INSERT INTO blobs (sum, size, data) VALUES (x'01', 1000000000000, x'00'), (x'02', 5, x'0102030405')`)...)
 	s, l := reopen(t, dir)
 	defer l.Close()
 	if _, err := l.Blob(t.Context(), [32]byte{}); !errors.Is(err, ledger.ErrCorrupt) {
@@ -223,6 +223,12 @@ func TestHistoryIsRefusedToChange(t *testing.T) {
 		`UPDATE log_head SET at = at - 1`,
 		`UPDATE log_head SET root = x'00'`,
 		`DELETE FROM log_head`,
+		`UPDATE log_entries SET data = x'', subject = '' WHERE seq = 1`,
+		`UPDATE log_sweep SET open = 1; DELETE FROM log_entries WHERE seq = 1`,
+		`UPDATE log_sweep SET open = 1; UPDATE log_entries SET data = x'', subject = '', leaf_hash = zeroblob(32) WHERE seq = 1`,
+		`UPDATE log_sweep SET open = 1; UPDATE log_entries SET data = x'00', subject = '' WHERE seq = 1`,
+		`UPDATE log_sweep SET open = 1; UPDATE blobs SET data = x'00'`,
+		`UPDATE log_sweep SET open = 0; DELETE FROM blobs`,
 	} {
 		if _, err := db.ExecContext(t.Context(), s); err == nil {
 			t.Errorf("%s: done", s)

@@ -158,7 +158,10 @@ func (tx *sqliteTx) Rows(keys []ledger.Key) ([]ledger.Put, error) {
 		if err := found.Scan(&p.Key.Kind, &p.Key.ID, &p.Value); err != nil {
 			return nil, err
 		}
-		out = append(out, there(p))
+		if p, err = unseal(p); err != nil {
+			return nil, err
+		}
+		out = append(out, p)
 	}
 	return out, found.Err()
 }
@@ -209,6 +212,11 @@ func (tx *sqliteTx) write(b ledger.Batch) error {
 	if err := tx.put(b.Puts); err != nil {
 		return fmt.Errorf("writing %d rows: %w", len(b.Puts), err)
 	}
+	for _, s := range b.Sweeps { // before blobs: one that came back stays
+		if err := tx.sweep(s); err != nil {
+			return fmt.Errorf("sweeping: %w", err)
+		}
+	}
 	for _, bl := range b.Blobs {
 		if err := tx.putBlob(bl); err != nil {
 			return fmt.Errorf("writing blob %x: %w", bl.Sum, err)
@@ -233,7 +241,7 @@ func (tx *sqliteTx) put(puts []ledger.Put) error {
 		}
 	}
 	return st.putRow.write(tx.ctx, len(kept), func(i int, values []any) []any {
-		return append(values, kept[i].Key.Kind, kept[i].Key.ID, kept[i].Value)
+		return append(values, kept[i].Key.Kind, kept[i].Key.ID, seal(kept[i].Key, kept[i].Value))
 	})
 }
 

@@ -197,6 +197,14 @@ func (m *Memory) apply(old ledger.Head, b ledger.Batch) error {
 			m.rows[p.Key] = clone(p.Value)
 		}
 	}
+	for _, s := range b.Sweeps {
+		for _, sum := range s.Blobs {
+			delete(m.blobs, sum)
+		}
+		for i := s.From; i < s.To; i++ {
+			m.records[i].Data, m.records[i].Subject = []byte{}, ""
+		}
+	}
 	for _, bl := range b.Blobs {
 		m.blobs[bl.Sum] = clone(bl.Packed)
 	}

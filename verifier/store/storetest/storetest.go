@@ -35,6 +35,7 @@ func Run(t *testing.T, open func(t *testing.T) ledger.Store) {
 		{"ListPages", testListPages},
 		{"RecordsPage", testRecordsPage},
 		{"BlobOnce", testBlobOnce},
+		{"Sweep", testSweep},
 		{"HeadLock", testHeadLock},
 		{"ReadersDuringTx", testReadersDuringTx},
 	} {
@@ -344,4 +345,42 @@ func equal[T any](t *testing.T, got, want T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("mismatch (-want +got):\n%s", diff)
 	}
+}
+
+// testSweep gives up two blobs, one of which comes back in the same commit, and
+// the bytes of entries, whose hashes stay.
+func testSweep(t *testing.T, s ledger.Store) {
+	b := fill(start(t, s), 3)
+	large := make([]byte, 64<<10) // more than what is sent without asking
+	for i := range large {
+		large[i] = byte(i * i >> 3)
+	}
+	b.Blobs = []ledger.Blob{pack(t, s, []byte("old")), pack(t, s, large), pack(t, s, []byte("young"))}
+	commit(t, s, b)
+	swept := next(b)
+	swept.Blobs = b.Blobs[1:2]
+	swept.Sweeps = []ledger.Sweep{{Blobs: []ledger.Hash{b.Blobs[0].Sum, b.Blobs[1].Sum, sha256.Sum256([]byte("never stored"))}}, {From: 0, To: 2}}
+	commit(t, s, swept)
+
+	if _, err := s.Blob(t.Context(), b.Blobs[0].Sum); !errors.Is(err, ledger.ErrNotFound) {
+		t.Errorf("a blob that was given up = %v, want ErrNotFound", err)
+	}
+	for _, bl := range b.Blobs[1:] {
+		if _, err := s.Blob(t.Context(), bl.Sum); err != nil {
+			t.Errorf("a blob that is kept: %v", err)
+		}
+	}
+	want := slices.Concat(b.Records, swept.Records)
+	for i := range 2 {
+		want[i].Data, want[i].Subject = nil, ""
+	}
+	got, err := s.Records(t.Context(), 0, 4)
+	check(t, err)
+	for i := range got {
+		if len(got[i].Data) == 0 {
+			got[i].Data = nil
+		}
+	}
+	equal(t, got, want)
+	commit(t, s, next(swept)) // and all goes on
 }

@@ -1,0 +1,32 @@
+/** The checking core: Go's, compiled to WebAssembly, run here and nowhere else. */
+export interface Check { name: string; result: string; detail: string }
+export interface Report { result: string; checks: Check[]; verdict: { decision: string; until: string } | null }
+
+declare global {
+  var Go: new () => { importObject: WebAssembly.Imports; run(i: WebAssembly.Instance): Promise<void> }
+  var writCheck: (bundle: Uint8Array, trust: string) => string
+}
+
+let started: Promise<void> | undefined
+
+async function start() {
+  const wasm = await fetch('/assets/core/writ.wasm')
+  if (!wasm.ok) throw new Error('The checking core is not part of this writd. Whoever builds it: run `make build`, which compiles the core to WebAssembly.')
+  await new Promise<void>((ok, no) => {
+    const s = document.createElement('script')
+    s.src = '/assets/core/wasm_exec.js'
+    s.onload = () => ok()
+    s.onerror = () => no(new Error('The checking core could not be loaded. Load the page again.'))
+    document.head.append(s)
+  })
+  const go = new Go()
+  const { instance } = await WebAssembly.instantiate(await wasm.arrayBuffer(), go.importObject)
+  void go.run(instance)
+}
+
+export async function check(bundle: Uint8Array, trust: string): Promise<Report> {
+  await (started ??= start().catch(e => { started = undefined; throw e }))
+  const r = JSON.parse(writCheck(bundle, trust)) as Report & { error?: string }
+  if (r.error) throw new Error(r.error)
+  return r
+}

@@ -1,0 +1,17 @@
+import { render, type ComponentType } from 'preact'
+import './design.css'
+import { Frame, Trouble } from './widgets'
+
+/** Every page: its view is loaded when it is opened. */
+const pages: Record<string, () => Promise<{ default: ComponentType }>> = {
+  proof: () => import('./pages/proof'),
+}
+
+const page = location.pathname.slice(1)
+const root = document.getElementById('app')!
+const show = (View: ComponentType) => render(<Frame page={page} pages={Object.keys(pages)}><View /></Frame>, root)
+document.title = `${page} · Writ`
+Promise.resolve(pages[page]?.() ?? Promise.reject(new Error(`there is no page ${page}`))).then(
+  m => show(m.default),
+  (e: unknown) => show(() => <Trouble>This page could not be loaded ({String(e)}). Load it again.</Trouble>),
+)
