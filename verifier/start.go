@@ -17,6 +17,8 @@ import (
 const (
 	logPurpose  = "log" // of the verifier that began the domain
 	peerPurpose = "log/"
+
+	retiredPurpose = "retired-log/" // they never count again
 )
 
 // start writes the entry that this verifier has started, and one for each peer
@@ -40,7 +42,15 @@ func (s *Service) start(ctx context.Context) error {
 				have[purpose] = id
 			}
 		}
-		entries := s.joined(have)
+		entries, err := s.joined(have)
+		if err != nil {
+			return ledger.Change{}, err
+		}
+		retired, err := s.retired(have)
+		if err != nil {
+			return ledger.Change{}, err
+		}
+		entries = append(entries, retired...)
 		entries = append(entries, s.entry(bundle.VerifierStarted, "verifier/"+s.cfg.Name, "verifier", bundle.Started{Verifier: s.cfg.Name, Build: s.cfg.Build, Keys: have}))
 		return ledger.Change{Puts: []ledger.Put{{Key: key, Value: encode(have)}}, Entries: entries}, nil
 	}})
@@ -53,25 +63,50 @@ func (s *Service) start(ctx context.Context) error {
 // recorded holds this verifier's keys against those of the domain.
 func (s *Service) recorded(have map[string]string) error {
 	for purpose, id := range have {
-		if purpose == logPurpose || strings.HasPrefix(purpose, peerPurpose) || s.cfg.KeyIDs[purpose] == id {
+		if purpose == logPurpose || strings.HasPrefix(purpose, peerPurpose) || strings.HasPrefix(purpose, retiredPurpose) || s.cfg.KeyIDs[purpose] == id {
 			continue
 		}
 		return fmt.Errorf("%w: the %s key is %.16s, but this store was made with %.16s; restore the key file, or begin a new domain", keys.ErrMissing, purpose, s.cfg.KeyIDs[purpose], id)
 	}
-	if own := s.cfg.KeyIDs[logPurpose]; own != have[logPurpose] && have[peerPurpose+own] == "" {
+	if own := s.cfg.KeyIDs[logPurpose]; have[retiredPurpose+own] != "" {
+		return fmt.Errorf("%w: the verifier with the log key %.16s was retired; join again with an empty data directory", keys.ErrMissing, own)
+	} else if own != have[logPurpose] && have[peerPurpose+own] == "" {
 		return fmt.Errorf("%w: no verifier of the domain has recorded the log key %.16s; list it under peers of one that runs and restart that, or restore the key file", keys.ErrMissing, own)
 	}
 	return nil
 }
 
 // joined records peers that are new, and returns an entry for each.
-func (s *Service) joined(have map[string]string) (out []ledger.Entry) {
+func (s *Service) joined(have map[string]string) (out []ledger.Entry, err error) {
 	for _, id := range slices.Compact(slices.Sorted(slices.Values(s.cfg.PeerLogKeys))) {
 		if id == have[logPurpose] || have[peerPurpose+id] != "" {
 			continue
 		}
+		if have[retiredPurpose+id] != "" {
+			return nil, fmt.Errorf("%w: the verifier with the log key %.16s was retired; it joins again with another key", keys.ErrMissing, id)
+		}
 		have[peerPurpose+id] = id
 		out = append(out, s.entry(bundle.VerifierJoined, "log-key/"+id, "verifier/"+s.cfg.Name, bundle.Joined{LogKey: id}))
 	}
-	return out
+	return out, nil
+}
+
+// retired records peers that are none any more, and returns an entry for each. One
+// that was recorded before and has signed the head all the same went on after its
+// end: then this is no history to go on from.
+func (s *Service) retired(have map[string]string) (out []ledger.Entry, err error) {
+	for _, id := range slices.Compact(slices.Sorted(slices.Values(s.cfg.RetiredLogKeys))) {
+		switch {
+		case have[retiredPurpose+id] != "" && s.log.HeadSignedBy(id):
+			return nil, fmt.Errorf("%w: the retired verifier with the log key %.16s has appended after its end; operators must look at what it wrote", ledger.ErrKey, id)
+		case have[retiredPurpose+id] != "":
+			continue
+		case have[peerPurpose+id] == "" && have[logPurpose] != id:
+			return nil, fmt.Errorf("%w: no verifier with the log key %.16s was ever recorded; only those can be retired", keys.ErrMissing, id)
+		}
+		delete(have, peerPurpose+id)
+		have[retiredPurpose+id] = id
+		out = append(out, s.entry(bundle.VerifierRetired, "log-key/"+id, "verifier/"+s.cfg.Name, bundle.Joined{LogKey: id}))
+	}
+	return out, nil
 }

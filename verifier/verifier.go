@@ -61,6 +61,8 @@ type Config struct {
 	Witnesses    string            // policy of the log's witnesses, for the trust file
 	PeerLogKeys  []string          // ids of the log keys of the domain's other verifiers
 
+	RetiredLogKeys []string // and of those that are one no more
+
 	ReferenceKeys      []ed25519.PublicKey
 	ReferenceThreshold int // signatures a set needs
 	Approvals          int // distinct operators that activate a set or lift a freeze

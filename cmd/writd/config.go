@@ -39,6 +39,7 @@ type config struct {
 	Data               string   `toml:"data"`
 	Database           string   `toml:"database"`
 	Peers              []string `toml:"peers"`
+	RetiredPeers       []string `toml:"retired_peers"`
 	Witnesses          string   `toml:"witnesses"`
 	WitnessEvery       duration `toml:"witness_every"`
 	Listen             string   `toml:"listen"`
@@ -171,8 +172,14 @@ func (c *config) check() error {
 	if every := time.Duration(c.WitnessEvery); every < 100*time.Millisecond {
 		bad("witness_every %s: at least 100ms is needed", every)
 	}
-	if _, err := c.peerKeys(); err != nil {
+	if _, err := c.keyIDs(c.Peers); err != nil {
 		bad("peers: %w", err)
+	}
+	if _, err := c.keyIDs(c.RetiredPeers); err != nil {
+		bad("retired_peers: %w", err)
+	}
+	if slices.ContainsFunc(c.RetiredPeers, func(k string) bool { return slices.Contains(c.Peers, k) }) {
+		bad("retired_peers: a key is under peers, too")
 	}
 	if len(c.Peers) > 0 && c.Database == "" {
 		bad("peers: verifiers share a history in PostgreSQL only; set database")

@@ -14,10 +14,10 @@ import (
 	"github.com/writ-attestation/writ/verifier/ledger"
 )
 
-// peerKeys are the ids of the peers' log keys.
-func (c *config) peerKeys() ([]string, error) {
+// keyIDs are the ids of log keys of this domain.
+func (c *config) keyIDs(vkeys []string) ([]string, error) {
 	var out []string
-	for _, vkey := range c.Peers {
+	for _, vkey := range vkeys {
 		id, err := ledger.KeyID(c.Domain+"/log", vkey)
 		if err != nil {
 			return nil, err

@@ -78,7 +78,7 @@ signed the history are not there; 1 it cannot be read.`, "  writd fsck --config 
 		if err != nil {
 			return err
 		}
-		r, err := ledger.Fsck(cmd.Context(), s, filepath.Join(c.Data, guardFile), vkeys...)
+		r, err := ledger.Fsck(cmd.Context(), s, filepath.Join(c.Data, guardFile), append(vkeys, c.RetiredPeers...)...)
 		if err != nil {
 			return err
 		}

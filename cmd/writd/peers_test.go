@@ -190,6 +190,21 @@ func TestVerifierJoins(t *testing.T) {
 	if got := a.entriesOf(bundle.VerifierJoined); len(got) != 1 {
 		t.Errorf("%d verifiers have joined, expected 1", len(got))
 	}
+
+	b.end(syscall.SIGTERM) // retired, its key is worth what it signed so far
+	a.end(syscall.SIGTERM)
+	a.common += fmt.Sprintf("retired_peers = [%q]\n", keyB)
+	a.configure()
+	a.serve()
+	if got := a.entriesOf(bundle.VerifierRetired); len(got) != 1 {
+		t.Errorf("%d verifiers were retired, expected 1", len(got))
+	}
+	if err := b.start(); err == nil || !strings.Contains(err.Error(), "was retired") {
+		t.Errorf("the retired verifier starts: %v", err)
+	}
+	if out := a.run("fsck"); !strings.HasSuffix(out, "clean") {
+		t.Errorf("fsck after it was retired: %s", out)
+	}
 }
 
 // chained requires that each token names the one before.

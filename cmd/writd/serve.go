@@ -112,7 +112,7 @@ func open(ctx context.Context, c *config, log *slog.Logger, adopt bool) (_ *runn
 	if v.keys, err = keysOf(c, empty); err != nil {
 		return nil, err
 	}
-	if v.ledger, err = ledger.Open(ctx, ledger.Config{Store: v.store, Origin: c.Domain + "/log", Key: v.keys.Log, Peers: c.Peers, GuardFile: filepath.Join(c.Data, guardFile), Adopt: adopt, Log: log}); err != nil {
+	if v.ledger, err = ledger.Open(ctx, ledger.Config{Store: v.store, Origin: c.Domain + "/log", Key: v.keys.Log, Peers: c.Peers, Retired: c.RetiredPeers, GuardFile: filepath.Join(c.Data, guardFile), Adopt: adopt, Log: log}); err != nil {
 		return nil, err
 	}
 	v.svc, err = v.service(ctx)
@@ -147,13 +147,17 @@ func (v *running) service(ctx context.Context) (*verifier.Service, error) {
 	if err != nil {
 		return nil, failure{exitUsage, err}
 	}
-	peers, err := c.peerKeys()
+	peers, err := c.keyIDs(c.Peers)
+	if err != nil {
+		return nil, failure{exitUsage, err}
+	}
+	retired, err := c.keyIDs(c.RetiredPeers)
 	if err != nil {
 		return nil, failure{exitUsage, err}
 	}
 	return verifier.New(ctx, verifier.Config{
 		Domain: c.Domain, Name: c.Name, Issuer: c.issuer(), Build: "writ " + version, Log: v.ledger, Slog: v.log, SinceBoot: sinceBoot,
-		EKRoots: roots, IAKRoots: devices, EKVendors: bundle, EKIntermediates: intermediates, Issuers: c.issuers(), TokenKey: v.keys.Token, TokenKeyID: v.keys.TokenID(), TokenKeys: v.keys.TokenKeys(), ChallengeKey: v.keys.Challenge, KeyIDs: v.keys.IDs(), PeerLogKeys: peers, Witnesses: c.Witnesses,
+		EKRoots: roots, IAKRoots: devices, EKVendors: bundle, EKIntermediates: intermediates, Issuers: c.issuers(), TokenKey: v.keys.Token, TokenKeyID: v.keys.TokenID(), TokenKeys: v.keys.TokenKeys(), ChallengeKey: v.keys.Challenge, KeyIDs: v.keys.IDs(), PeerLogKeys: peers, RetiredLogKeys: retired, Witnesses: c.Witnesses,
 		ReferenceKeys: signers, ReferenceThreshold: c.ReferenceThreshold, Approvals: c.Approvals,
 		TokenLife: time.Duration(c.TokenLife), Audiences: c.Audiences, MinLevel: c.MinLevel, ProveHaltEvery: time.Duration(c.ProveHaltEvery),
 	})

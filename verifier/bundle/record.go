@@ -24,6 +24,7 @@ const (
 	Unfrozen          = "governance.unfrozen"  // Governance
 	VerifierStarted   = "verifier.started"     // Started
 	VerifierJoined    = "verifier.joined"      // Joined
+	VerifierRetired   = "verifier.retired"     // Joined: what its key signed up to here is history, nothing after it
 	ForgeriesRejected = "evidence.rejected"    // Rejected: an aggregate
 )
 
@@ -116,7 +117,8 @@ type Started struct {
 	Keys     map[string]string `json:"keys"` // purpose -> id
 }
 
-// Joined is a further verifier whose checkpoints are the domain's from here on.
+// Joined is a further verifier whose checkpoints are the domain's from here on,
+// or, retired, up to here.
 type Joined struct {
 	LogKey string `json:"log_key"` // hexadecimal SHA-256
 }

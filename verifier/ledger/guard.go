@@ -61,7 +61,7 @@ func (l *Log) compare(ctx context.Context, g *guard) error {
 	if err := claim(g.file); err != nil {
 		return err
 	}
-	seen, err := readSlots(g.file, l.vkeys...)
+	seen, err := readSlots(g.file, l.past...)
 	if err != nil {
 		return err
 	}
@@ -159,7 +159,7 @@ func readSlots(f *os.File, vkeys ...string) (slots, error) {
 // the log, across restarts, and is ErrRolledBack. One that is not signed by the
 // key is ErrKey and has no effect: anybody can write those.
 func (l *Log) Confront(ctx context.Context, checkpoint []byte) error {
-	seen, err := OpenCheckpoint(checkpoint, l.vkeys...)
+	seen, err := OpenCheckpoint(checkpoint, l.past...)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrKey, err)
 	}
@@ -206,7 +206,7 @@ func (l *Log) recallConflict(ctx context.Context, guardFile string) error {
 	if err != nil {
 		return err
 	}
-	seen, err := OpenCheckpoint(b, l.vkeys...)
+	seen, err := OpenCheckpoint(b, l.past...)
 	if err != nil {
 		return fmt.Errorf("reading %s.conflict: %w", guardFile, err)
 	}

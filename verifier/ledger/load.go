@@ -18,7 +18,7 @@ func (l *Log) load(ctx context.Context) (*head, error) {
 			return nil, fmt.Errorf("starting an empty log: %w", err)
 		}
 	}
-	c, err := l.openNote(stored)
+	c, err := l.openNote(stored, l.past) // the last one a retired verifier signed, until somebody else appends
 	if err != nil {
 		return nil, err
 	}
@@ -56,10 +56,10 @@ func (l *Log) start(ctx context.Context) (Head, error) {
 }
 
 // openNote checks that a head was signed for this log and is the one signed.
-func (l *Log) openNote(h Head) (Checkpoint, error) {
-	c, err := OpenCheckpoint(h.Note, l.vkeys...)
+func (l *Log) openNote(h Head, vkeys []string) (Checkpoint, error) {
+	c, err := OpenCheckpoint(h.Note, vkeys...)
 	if err != nil {
-		return c, fmt.Errorf("%w: the head at size %d is not signed by %s: %w", ErrKey, h.Size, strings.Join(l.vkeys, " or "), err)
+		return c, fmt.Errorf("%w: the head at size %d is not signed by %s: %w", ErrKey, h.Size, strings.Join(vkeys, " or "), err)
 	}
 	if c.Size != h.Size || c.Root != h.Root {
 		return c, fmt.Errorf("%w: head row has size %d, its checkpoint %d", ErrCorrupt, h.Size, c.Size)
@@ -129,7 +129,7 @@ func (l *Log) catchUp(ctx context.Context, tip *head, found Head) (*head, error)
 		return tip, l.freeze(fmt.Errorf("%w: this verifier has committed size %d with root %s, the store is at size %d with root %s; restore the right store and restart",
 			ErrRolledBack, tip.edge.size, tip.root, found.Size, found.Root))
 	}
-	if _, err := l.openNote(found); err != nil {
+	if _, err := l.openNote(found, l.vkeys); err != nil {
 		return tip, l.freeze(err)
 	}
 	e, full := tip.edge.clone(), map[tileID]tile{}

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/mod/sumdb/note"
@@ -15,6 +16,20 @@ import (
 // VerifierKeys returns every key whose checkpoints are this log's: its own
 // first, then those of its peers.
 func (l *Log) VerifierKeys() []string { return append([]string(nil), l.vkeys...) }
+
+// HeadSignedBy reports whether the log's head is signed by the key with this id:
+// see [KeyID]. It is false for a key that the log does not know.
+func (l *Log) HeadSignedBy(id string) bool {
+	note := l.current().note
+	return slices.ContainsFunc(l.past, func(vkey string) bool {
+		found, err := KeyID(l.origin, vkey)
+		if err == nil && found == id {
+			_, err = OpenCheckpoint(note, vkey)
+			return err == nil
+		}
+		return false
+	})
+}
 
 // KeyID returns the hexadecimal SHA-256 of the public key in vkey, which must be
 // a key of the log origin.
