@@ -172,37 +172,35 @@ func (e *Evidence) Digest() [32]byte {
 }
 
 // Marshal writes the collection. Labels are in ascending order and there is no
-// white space, so that equal evidence has equal bytes.
+// white space, so that equal evidence has equal bytes. The error is always nil.
 func (e *Evidence) Marshal() ([]byte, error) {
-	c, err := cmw.NewCollection(CollectionType)
-	if err != nil {
-		return nil, fmt.Errorf("writing evidence: %w", err)
+	q := e.Quote.marshal()
+	size := base64.RawURLEncoding.EncodedLen(len(q)) + 128*(len(kinds)+1) // labels, media types
+	for _, it := range e.items {
+		size += base64.RawURLEncoding.EncodedLen(max(len(it.Content), len(it.Digest)))
 	}
-	for _, k := range kinds {
-		it := e.items[k.label]
-		if k.label == quote {
-			it = Item{Content: e.Quote.marshal()}
-		}
-		if !it.Present() {
-			continue
-		}
-		value, media := it.Content, k.media
-		switch {
+	b := append(make([]byte, 0, size), collectionStart...)
+	for i := range kinds {
+		k := &kinds[i]
+		switch it := e.items[k.label]; {
+		case k.label == quote:
+			b = appendItem(b, k, "", q)
 		case it.Digest != nil:
-			value, media = it.Digest, media+";digest=sha-256"
-		case it.Offset > 0:
-			media += ";offset=" + strconv.FormatUint(it.Offset, 10)
-		}
-		m, err := cmw.NewMonad(media, value, k.ind)
-		if err == nil {
-			err = c.AddCollectionItem(k.label, m)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("writing %s: %w", k.label, err)
+			b = appendItem(b, k, digestParam, it.Digest)
+		case it.Present() && it.Offset > 0:
+			b = appendItem(b, k, offsetParam+strconv.FormatUint(it.Offset, 10), it.Content)
+		case it.Present():
+			b = appendItem(b, k, "", it.Content)
 		}
 	}
-	return c.MarshalJSON()
+	return append(b, '}'), nil
 }
+
+const (
+	collectionStart = `{"__cmwc_t":"` + CollectionType + `"`
+	offsetParam     = ";offset="
+	digestParam     = ";digest=sha-256"
+)
 
 // Parse reads a collection strictly: known labels, each once, each with its
 // own media type, within the limits, in the one encoding Marshal writes.
@@ -224,7 +222,7 @@ func parse(b []byte, limit int) (*Evidence, error) {
 // an item of it is not what it should be.
 func canonical(b []byte, limit int) *Evidence {
 	e := &Evidence{items: map[string]Item{}}
-	rest, ok := bytes.CutPrefix(b, []byte(`{"__cmwc_t":"`+CollectionType+`"`))
+	rest, ok := bytes.CutPrefix(b, []byte(collectionStart))
 	quoted := false
 	for _, k := range kinds {
 		item, has := bytes.CutPrefix(rest, []byte(`,"`+k.label+`":["`))

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 
 	"github.com/writ-attestation/writ/tpm"
 )
@@ -20,65 +21,79 @@ type Quote struct {
 	Values    map[int][]byte // unsigned-pcr-values: a claim until the quoted digest proves it
 }
 
-type quoteJSON struct {
-	Name      string     `json:"certificate-name"`
-	Nonce     []byte     `json:"nonce-value"`
-	Data      []byte     `json:"quote-data"`
-	Signature []byte     `json:"quote-signature"`
-	Values    []bankJSON `json:"unsigned-pcr-values"`
-}
-
-type bankJSON struct {
-	Alg  string    `json:"tpm20-hash-algo"`
-	PCRs []pcrJSON `json:"pcr-values"`
-}
-
-type pcrJSON struct {
-	Index int    `json:"pcr-index"`
-	Value []byte `json:"pcr-value"`
-}
-
 var bankNames = map[tpm.Alg]string{
 	tpm.AlgSHA1: "TPM_ALG_SHA1", tpm.AlgSHA256: "TPM_ALG_SHA256",
 	tpm.AlgSHA384: "TPM_ALG_SHA384", tpm.AlgSHA512: "TPM_ALG_SHA512",
 }
 
+// marshal writes the quote as JSON, in one form.
 func (q Quote) marshal() []byte {
-	j := quoteJSON{Name: q.Node, Nonce: q.Nonce, Data: q.Attest, Signature: q.Signature, Values: []bankJSON{{Alg: bankNames[q.Bank]}}}
-	j.Values[0].PCRs = slices.Grow([]pcrJSON(nil), len(q.Values)) // nil, thus null, without values
-	for i, v := range q.Values {
-		j.Values[0].PCRs = append(j.Values[0].PCRs, pcrJSON{i, v})
+	b := make([]byte, 0, 512+len(q.Node)+2*(len(q.Attest)+len(q.Signature))+128*len(q.Values))
+	b = appendText(append(b, `{"certificate-name":`...), q.Node)
+	b = appendBytes(append(b, `,"nonce-value":`...), q.Nonce)
+	b = appendBytes(append(b, `,"quote-data":`...), q.Attest)
+	b = appendBytes(append(b, `,"quote-signature":`...), q.Signature)
+	b = appendText(append(b, `,"unsigned-pcr-values":[{"tpm20-hash-algo":`...), bankNames[q.Bank])
+	b = append(b, `,"pcr-values":`...)
+	if len(q.Values) == 0 {
+		return append(b, "null}]}"...)
 	}
-	slices.SortFunc(j.Values[0].PCRs, func(a, b pcrJSON) int { return a.Index - b.Index })
-	b, err := json.Marshal(j)
-	if err != nil {
-		panic("evidence: a quote of strings and bytes does not marshal: " + err.Error())
+	var room [24]int
+	pcrs := room[:0]
+	for i := range q.Values {
+		pcrs = append(pcrs, i)
 	}
-	return b
+	slices.Sort(pcrs)
+	for n, i := range pcrs {
+		b = append(b, "[,"[min(n, 1)])
+		b = strconv.AppendInt(append(b, `{"pcr-index":`...), int64(i), 10)
+		b = append(appendBytes(append(b, `,"pcr-value":`...), q.Values[i]), '}')
+	}
+	return append(b, "]}]}"...)
 }
 
 func parseQuote(b []byte) (Quote, error) {
-	var j quoteJSON
-	if err := strict(b, &j); err != nil {
+	var q Quote
+	c := &cursor{b: b}
+	c.expect(`{"certificate-name":`)
+	q.Node = c.text()
+	c.expect(`,"nonce-value":`)
+	q.Nonce = c.bytes()
+	c.expect(`,"quote-data":`)
+	q.Attest = c.bytes()
+	c.expect(`,"quote-signature":`)
+	q.Signature = c.bytes()
+	c.expect(`,"unsigned-pcr-values":[{"tpm20-hash-algo":`)
+	name := c.text()
+	c.expect(`,"pcr-values":`)
+	q.Values = map[int][]byte{}
+	if !c.skip("null") {
+		c.expect("[")
+		for more := true; more && c.err == nil; more = c.skip(",") {
+			c.expect(`{"pcr-index":`)
+			i := c.number()
+			c.expect(`,"pcr-value":`)
+			q.Values[i] = c.bytes()
+			c.expect("}")
+		}
+		c.expect("]")
+	}
+	c.expect("}]}")
+	if err := c.end(); err != nil {
 		return Quote{}, fmt.Errorf("reading the quote: %w", err)
 	}
-	if len(j.Values) != 1 {
-		return Quote{}, fmt.Errorf("reading the quote: expected the values of one PCR bank, found %d", len(j.Values))
-	}
-	q := Quote{Node: j.Name, Nonce: j.Nonce, Attest: j.Data, Signature: j.Signature, Values: map[int][]byte{}}
-	for a, name := range bankNames {
-		if name == j.Values[0].Alg {
+	for a, n := range bankNames {
+		if n == name {
 			q.Bank = a
 		}
 	}
 	if q.Bank == 0 {
-		return Quote{}, fmt.Errorf("reading the quote: unknown PCR bank %.40q", j.Values[0].Alg)
+		return Quote{}, fmt.Errorf("reading the quote: unknown PCR bank %.40q", name)
 	}
-	for _, p := range j.Values[0].PCRs {
-		if p.Index < 0 || p.Index > 23 || len(p.Value) != q.Bank.Size() {
-			return Quote{}, fmt.Errorf("reading the quote: PCR %d with %d bytes is not one of bank %s", p.Index, len(p.Value), q.Bank)
+	for i, v := range q.Values {
+		if i > 23 || len(v) != q.Bank.Size() {
+			return Quote{}, fmt.Errorf("reading the quote: PCR %d with %d bytes is not one of bank %s", i, len(v), q.Bank)
 		}
-		q.Values[p.Index] = p.Value
 	}
 	if !bytes.Equal(q.marshal(), b) {
 		return Quote{}, fmt.Errorf("reading the quote: not in the canonical form (PCRs ascending, each once)")
