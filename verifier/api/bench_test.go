@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -40,8 +41,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// serveBench serves until its input ends. It prints its address, and at each
-// line it reads the processor time it has used (ns).
+// serveBench serves until its input ends. It prints its address and that of its
+// admin API, and at each line it reads the processor time it has used (ns).
 func serveBench(dir string) error {
 	root, err := os.ReadFile(filepath.Join(dir, "root.der"))
 	if err != nil {
@@ -56,9 +57,14 @@ func serveBench(dir string) error {
 	if err != nil {
 		return err
 	}
-	ended := make(chan error, 1)
+	admin, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	ended := make(chan error, 2)
 	go func() { ended <- v.srv.Serve(l) }()
-	fmt.Println(l.Addr())
+	go func() { ended <- v.srv.ServeAdmin(admin) }()
+	fmt.Println(l.Addr(), admin.Addr())
 	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
 		var u syscall.Rusage
 		if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
@@ -68,7 +74,7 @@ func serveBench(dir string) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	return errors.Join(v.srv.Shutdown(ctx), <-ended)
+	return errors.Join(v.srv.Shutdown(ctx), <-ended, <-ended)
 }
 
 // rig is a verifier in its own process with enrolled nodes, each on its own
@@ -84,7 +90,10 @@ type hand struct {
 	n    *node
 	c    *client.Client
 	next []byte // nonce of the next attestation
-	base *eventlog.Log
+	tok  string // the last one's
+
+	fresh chan string // each token that the node is to follow its events with
+	base  *eventlog.Log
 }
 
 func newRig(b *testing.B) *rig {
@@ -118,7 +127,8 @@ func newRig(b *testing.B) *rig {
 		}
 	})
 	r.out = bufio.NewScanner(out)
-	d.url = "https://" + r.line()
+	public, admin, _ := strings.Cut(r.line(), " ")
+	d.url, d.admin = "https://"+public, "http://"+admin
 	file, err := os.ReadFile(filepath.Join(dir, keys.OperatorFile))
 	if err != nil {
 		b.Fatal(err)
@@ -195,7 +205,7 @@ func (h *hand) attest(brief bool) error {
 		}
 		return err
 	}
-	h.next = out.Challenge.Nonce
+	h.next, h.tok = out.Challenge.Nonce, out.Token
 	return nil
 }
 
