@@ -203,15 +203,14 @@ func (s *Service) record(ctx context.Context, a *appraised, req evidence.Request
 			return ledger.Change{}, err
 		}
 		claims = nil
+		run := node.Run
 		entry, err := s.decide(slot, a, &node, &claims, req, hexSum(verdict))
 		if err != nil {
 			return ledger.Change{}, err
 		}
 		node.remember(Request{ID: req.ID, Digest: digest, Index: slot.Index})
-		return ledger.Change{Entries: []ledger.Entry{entry}, Puts: []ledger.Put{
-			put(kindNode, node.ID, node),
-			{Key: decisionKey(node.ID, slot.Index), Value: encode(decision{Input: hexSum(input), Verdict: hexSum(verdict), Claims: claims})},
-		}}, nil
+		return ledger.Change{Entries: []ledger.Entry{entry}, Puts: append(node.puts(run),
+			ledger.Put{Key: decisionKey(node.ID, slot.Index), Value: encode(decision{Input: hexSum(input), Verdict: hexSum(verdict), Claims: claims})})}, nil
 	}})
 	if err != nil {
 		return nil, err
@@ -268,6 +267,9 @@ func (s *Service) decide(slot ledger.Slot, a *appraised, n *Node, claims **token
 		if err := n.move(Verified, Synchronized); err != nil {
 			return ledger.Entry{}, err
 		}
+		if kind == bundle.Issued || n.Run <= a.domain.Since {
+			n.Run = slot.Index
+		}
 		c, err := s.claims(slot, a, n, req, verdict)
 		if err != nil {
 			return ledger.Entry{}, err
@@ -279,7 +281,7 @@ func (s *Service) decide(slot ledger.Slot, a *appraised, n *Node, claims **token
 		if err := n.move(FailClosed); err != nil {
 			return ledger.Entry{}, err
 		}
-		n.Ended = n.Seq
+		n.Ended, n.Run = n.Seq, 0
 		if n.Doubt = cloned(v); !n.Doubt {
 			n.Boot = v.Next()
 			a.chunks(n)

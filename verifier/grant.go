@@ -32,8 +32,8 @@ func (s *Service) claims(slot ledger.Slot, a *appraised, n *Node, req evidence.R
 	c := &token.Claims{
 		Subject: s.NodeSubject(n.ID), IssuedAt: iat, NotBefore: iat, Expires: exp,
 		BootCount: v.Boot.ResetCount, Status: v.Tier, Submods: map[string]token.Submod{"platform": submod},
-		Confirm: token.Confirm{JKT: a.jkt},
-		Writ:    token.Writ{Evidence: bundle.Base64(v.Inputs.Evidence), References: bundle.Base64(v.Inputs.References), Verdict: bundle.Base64(verdict), Epoch: a.domain.Epoch},
+		Confirm: token.Confirm{JKT: a.jkt}, Listed: s.listed(n.Run),
+		Writ: token.Writ{Evidence: bundle.Base64(v.Inputs.Evidence), References: bundle.Base64(v.Inputs.References), Verdict: bundle.Base64(verdict), Epoch: a.domain.Epoch},
 	}
 	return c, s.personal(slot, n, req, c)
 }

@@ -12,7 +12,7 @@ import (
 // audience it is; nil for anything else, whatever is wrong with it. An error says
 // that this verifier cannot know.
 func (s *Service) Live(ctx context.Context, tok string) (*token.Claims, error) {
-	if err := s.ClockSound(); err != nil {
+	if err := s.sound(); err != nil {
 		return nil, err
 	}
 	c := s.open(tok)
@@ -28,6 +28,10 @@ func (s *Service) Live(ctx context.Context, tok string) (*token.Claims, error) {
 	}
 	return c, nil
 }
+
+// sound reports why this verifier cannot say what counts now: it does not know the
+// time, or its history is not the whole one.
+func (s *Service) sound() error { return errors.Join(s.ClockSound(), s.log.Frozen()) }
 
 // open returns the claims of a token that this domain signed for an audience it
 // serves and that has not expired, or nil.

@@ -24,6 +24,7 @@ const (
 	kindPending    = "pending"    // by act: who approved it so far
 	kindDecision   = "decision"   // by node id, "/" and the entry's index
 	kindOpening    = "opening"    // by commitment
+	kindOver       = "over"       // by the index that began a run of legitimacy which is over -> node id
 )
 
 // Administrative status: only operators change it.
@@ -78,6 +79,7 @@ type Node struct {
 	Deadline   int64           `json:"deadline"`          // exp of the last base token
 	JKT        string          `json:"jkt"`               // of the agent's key of this boot
 	Base       uint64          `json:"base"`              // index of the last granting decision
+	Run        uint64          `json:"run,omitempty"`     // index of the decision that began its present run of legitimacy; 0: none
 	Halted     int64           `json:"halted,omitempty"`  // when it last proved that it can halt work; Unix seconds
 	Doubt      bool            `json:"doubt"`             // its TPM's counters went back: closed until an operator decides
 	Boot       *appraisal.Boot `json:"boot,omitempty"`

@@ -19,6 +19,13 @@ type domainState struct {
 	Epoch      uint64 `json:"epoch"`      // +1 on domain-wide acts only
 	Generation uint64 `json:"generation"` // +1 when any reference set is activated
 	Frozen     bool   `json:"frozen"`
+	Since      uint64 `json:"since,omitempty"` // index of the last act that ended every token
+}
+
+// end ends every token of the domain.
+func (d *domainState) end(slot ledger.Slot) {
+	d.Epoch++
+	d.Since = slot.Index
 }
 
 var stateKey = ledger.Key{Kind: kindDomain, ID: "state"}
@@ -150,10 +157,11 @@ func (s *Service) SetStatus(ctx context.Context, actor, id, status, reason strin
 			n.Counter++ // challenges handed out before the act are void
 			data.To, data.State, data.Seq = n.Status, n.State, n.Ended
 			change.Entries = []ledger.Entry{s.entry(bundle.NodeStatus, id, actor, data)}
-		} else if change.Entries, err = s.end(&n, actor, data); err != nil {
+			change.Puts = []ledger.Put{put(kindNode, id, n)}
+		} else if change, err = s.end(&n, actor, data); err != nil {
 			return ledger.Change{}, err
 		}
-		change.Puts = []ledger.Put{put(kindNode, id, n), {Key: ledger.Key{Kind: kindOpening, ID: commitment}, Value: opening}}
+		change.Puts = append(change.Puts, ledger.Put{Key: ledger.Key{Kind: kindOpening, ID: commitment}, Value: opening})
 		return change, nil
 	}})
 	if err != nil {
@@ -292,7 +300,8 @@ func (s *Service) govern(ctx context.Context, actor, reason string, freeze bool)
 				return change, nil
 			}
 		}
-		d.Frozen, d.Epoch = freeze, d.Epoch+1
+		d.Frozen = freeze
+		d.end(slot)
 		out.Frozen, out.Epoch = d.Frozen, d.Epoch
 		change.Puts = append(change.Puts, put(kindDomain, "state", d))
 		change.Entries = []ledger.Entry{s.entry(kind, "domain", actor, bundle.Governance{Epoch: d.Epoch, Reason: commitment, Approvals: out.Approvals})}

@@ -92,11 +92,10 @@ func (s *Service) revoke(ctx context.Context, actor, tok, reason string, may fun
 		if ended = ok && c.Writ.Seq > n.Ended; !ended {
 			return ledger.Change{}, nil
 		}
-		if change.Entries, err = s.end(&n, actor, bundle.Status{From: n.Status, Reason: commitment}); err != nil {
-			return ledger.Change{}, err
+		if change, err = s.end(&n, actor, bundle.Status{From: n.Status, Reason: commitment}); err == nil {
+			change.Puts = append(change.Puts, ledger.Put{Key: ledger.Key{Kind: kindOpening, ID: commitment}, Value: opening})
 		}
-		change.Puts = []ledger.Put{put(kindNode, id, n), {Key: ledger.Key{Kind: kindOpening, ID: commitment}, Value: opening}}
-		return change, nil
+		return change, err
 	}})
 	if err != nil || !ended {
 		return err
@@ -109,13 +108,14 @@ func (s *Service) revoke(ctx context.Context, actor, tok, reason string, may fun
 	return nil
 }
 
-// end ends every token the node has, and returns the entry that says so.
-func (s *Service) end(n *Node, actor string, data bundle.Status) ([]ledger.Entry, error) {
-	n.Ended = n.Seq
+// end ends every token the node has, and returns what says so.
+func (s *Service) end(n *Node, actor string, data bundle.Status) (ledger.Change, error) {
+	run := n.Run
+	n.Ended, n.Run = n.Seq, 0
 	n.Counter++ // challenges handed out before the act are void
 	if err := n.move(FailClosed); err != nil {
-		return nil, err
+		return ledger.Change{}, err
 	}
 	data.To, data.State, data.Seq = n.Status, n.State, n.Ended
-	return []ledger.Entry{s.entry(bundle.Revoked, n.ID, actor, data)}, nil
+	return ledger.Change{Entries: []ledger.Entry{s.entry(bundle.Revoked, n.ID, actor, data)}, Puts: n.puts(run)}, nil
 }

@@ -84,6 +84,7 @@ type Service struct {
 	clock ledger.ClockGuard
 	held  held
 	facts facts
+	lists lists
 	began time.Time // nothing said before is remembered by the feed
 	sets  sync.Map  // parsed reference sets in force, by digest
 	roots [][]byte

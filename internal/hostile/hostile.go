@@ -125,7 +125,10 @@ func (w *World) payloads(t testing.TB) (out []Token) {
 		"two audiences":  func(m map[string]any) { m["aud"] = []any{m["aud"], "https://elsewhere.example"} },
 		"lives too long": func(m map[string]any) { m["exp"] = w.Claims.IssuedAt + 301 },
 		"exp as text":    func(m map[string]any) { m["exp"] = "9999999999" },
-		"not affirming":  func(m map[string]any) { m["ear_status"] = "warning" },
+		"status without a place": func(m map[string]any) {
+			m["status"] = map[string]any{"status_list": map[string]any{"uri": "https://test.invalid/v1/status-lists/0"}}
+		},
+		"not affirming": func(m map[string]any) { m["ear_status"] = "warning" },
 	} {
 		var m map[string]any
 		if err := json.Unmarshal([]byte(payload), &m); err != nil {

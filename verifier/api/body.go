@@ -20,6 +20,8 @@ const (
 	mediaBytes    = "application/octet-stream"
 	mediaEvents   = "text/event-stream"
 	mediaEvidence = evidence.MediaType
+
+	mediaStatusList = "application/statuslist+jwt"
 )
 
 // mediaType refuses any but the wanted type. Of parameters only those that

@@ -7,6 +7,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/writ-attestation/writ/verifier/ledger"
+	"github.com/writ-attestation/writ/verifier/protocol"
 )
 
 // cache says how long others may keep an answer.
@@ -23,12 +24,13 @@ func (s *Server) discovery(q *call) error {
 		"introspection_endpoint_auth_methods_supported": []string{"tls_client_auth"},
 		"revocation_endpoint":                           s.svc.Issuer() + "/oauth2/revoke",
 		"revocation_endpoint_auth_methods_supported":    []string{"tls_client_auth", "none"}, // none: by the token's own key
-		"grant_types_supported":                         []string{},                          // absent, it would mean the code flow
+		"status_list_aggregation_endpoint":              s.svc.Issuer() + "/v1/status-lists",
+		"grant_types_supported":                         []string{}, // absent, it would mean the code flow
 		"response_types_supported":                      []string{"id_token"},
 		"subject_types_supported":                       []string{"public"},
 		"id_token_signing_alg_values_supported":         []string{"ES256"},
 		"dpop_signing_alg_values_supported":             []string{"ES256"},
-		"claims_supported":                              []string{"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "cnf", "eat_profile", "eat_nonce", "ear_status", "submods", "writ"},
+		"claims_supported":                              []string{"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "cnf", "eat_profile", "eat_nonce", "ear_status", "submods", "status", "writ"},
 	})
 }
 
@@ -37,6 +39,30 @@ func (s *Server) discovery(q *call) error {
 func (s *Server) jwks(q *call) error {
 	q.cache("public, max-age=300")
 	return q.Blob(http.StatusOK, mediaJSON, s.svc.TokenKeys().MarshalJWKS())
+}
+
+// statusList is a list of which tokens were ended (Token Status List section 8). Who
+// keeps it longer than its ttl has old news; after its exp it is none.
+func (s *Server) statusList(q *call) error {
+	n, err := number(q.Param("index"))
+	if err != nil {
+		return echo.ErrNotFound
+	}
+	list, err := s.svc.StatusList(q.Request().Context(), n)
+	if err != nil {
+		return err
+	}
+	q.cache("public, max-age=10")
+	return q.Blob(http.StatusOK, mediaStatusList, []byte(list))
+}
+
+func (s *Server) statusLists(q *call) error {
+	out := protocol.StatusLists{StatusLists: make([]string, s.svc.StatusLists())}
+	for n := range out.StatusLists {
+		out.StatusLists[n] = s.svc.StatusListURI(uint64(n))
+	}
+	q.cache("public, max-age=300")
+	return q.answer(out)
 }
 
 func (s *Server) domain(q *call) error {

@@ -71,6 +71,8 @@ func (s *Server) publicRoutes() []route {
 		{method: get, path: "/log/proof/:index", auth: public, out: mediaText, name: "proof", about: "The proof of one entry (c2sp.org/tlog-proof).", handle: s.proof},
 
 		{method: get, path: "/v1/events", auth: operator, roles: parties, stream: true, out: mediaEvents, name: "feed", about: "Follow the signed events that end any node's tokens.", handle: s.feed},
+		{method: get, path: "/v1/status-lists", auth: public, out: mediaJSON, name: "statusLists", about: "Where the status lists are (Token Status List).", gives: protocol.StatusLists{}, handle: s.statusLists},
+		{method: get, path: "/v1/status-lists/:index", auth: public, out: mediaStatusList, name: "statusList", about: "A signed list of which tokens were ended (Token Status List).", handle: s.statusList},
 		{method: post, path: "/oauth2/introspect", auth: operator, roles: parties, in: mediaForm, max: maxMessage, out: mediaJSON, name: "introspect", about: "Ask whether a token counts now (RFC 7662).", takes: protocol.TokenForm{}, gives: protocol.Introspection{}, handle: s.introspect},
 		{method: post, path: "/oauth2/revoke", auth: holder, roles: actors, in: mediaForm, max: maxMessage, out: mediaJSON, name: "revoke", about: "End a token and with it all of its node (RFC 7009).", takes: protocol.TokenForm{}, handle: s.revoke},
 

@@ -285,6 +285,10 @@ func (l *Log) freeze(err error) error {
 	return l.frozen
 }
 
+// Frozen returns why the log takes no more entries, nil while it does. What the
+// store says then may lack what was recorded.
+func (l *Log) Frozen() error { return l.isFrozen() }
+
 func (l *Log) isFrozen() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

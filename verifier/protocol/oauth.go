@@ -26,3 +26,8 @@ type Introspection struct {
 type Confirmation struct {
 	JKT string `json:"jkt"` // RFC 7638 thumbprint
 }
+
+// StatusLists names every status list of the issuer: GET /v1/status-lists.
+type StatusLists struct {
+	StatusLists []string `json:"status_lists"`
+}

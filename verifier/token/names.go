@@ -3,7 +3,7 @@ package token
 import "time"
 
 // Every name a token is written or read by is in this file. They come from RFC
-// 7519, 7800, 9449, 9711 and draft-ietf-rats-ear-03.
+// 7519, 7800, 9449, 9711, draft-ietf-rats-ear-03 and draft-ietf-oauth-status-list.
 const (
 	tokenType = "eat+jwt" // RFC 9782
 	profile   = "tag:ietf.org,2026:rats/ear#03"
@@ -26,7 +26,8 @@ type Claims struct {
 	BootCount uint32            `json:"bootcount"`   // resetCount of the TPM
 	Status    string            `json:"ear_status"`
 	Verifier  Verifier          `json:"ear_verifier_id"`
-	Submods   map[string]Submod `json:"submods"` // by what was appraised: platform, os-boot, os-runtime
+	Submods   map[string]Submod `json:"submods"`         // by what was appraised: platform, os-boot, os-runtime
+	Listed    Listed            `json:"status,omitzero"` // where a status list has it; none: the zero Listed
 	Writ      Writ              `json:"writ"`
 }
 
@@ -125,6 +126,8 @@ func parseClaims(s string) (*Claims, error) {
 		case "submods":
 			c.Submods = make(map[string]Submod)
 			r.object(func(label string) { c.Submods[label] = readSubmod(r) })
+		case "status":
+			c.Listed.read(r)
 		case "writ":
 			c.Writ.read(r)
 		default:

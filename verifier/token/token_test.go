@@ -288,7 +288,7 @@ func TestAttacks(t *testing.T) {
 // TestUnknownClaims: receivers ignore what they do not know (EAR section 3).
 func TestUnknownClaims(t *testing.T) {
 	key := newKey(t)
-	p := payload(t, `"jti"`, ` "status" : {"status_list":{"idx":1e3,"uri":"x\n\u00e9"},"a":[true,false,null,-1.5,[]]}, "jti"`)
+	p := payload(t, `"jti"`, ` "other" : {"status_list":{"idx":1e3,"uri":"x\n\u00e9"},"a":[true,false,null,-1.5,[]]}, "jti"`)
 	if _, err := token.Verify(forge(t, key, header(t, key), p), keysOf(t, key), want, at); err != nil {
 		t.Error(err)
 	}
