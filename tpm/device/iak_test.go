@@ -3,6 +3,8 @@ package device_test
 import (
 	"bytes"
 	"crypto/x509"
+	"encoding/binary"
+	"encoding/hex"
 	"testing"
 	"time"
 
@@ -136,4 +138,32 @@ func deviceKeys(t testing.TB, i *swtpm.Instance, label string) (iak, idevid *tpm
 		}
 	}
 	return keys[0], keys[1]
+}
+
+// TestDeviceTemplates holds the templates against the words of other
+// implementations: swtpm_setup's attributes, tpm2-tools' policies and schemes.
+func TestDeviceTemplates(t *testing.T) {
+	t.Parallel()
+	for _, template := range tpm.DeviceTemplates() {
+		for name, b := range map[string][]byte{"IAK": template.IAK, "IDEVID": template.IDevID} {
+			p, err := tpm2.Unmarshal[tpm2.TPMTPublic](b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			attrs := binary.BigEndian.Uint32(tpm2.Marshal(p.ObjectAttributes))
+			if want := map[string]uint32{"IAK": 0x000500f2, "IDEVID": 0x000400f2}[name]; attrs != want {
+				t.Errorf("%s %s: attributes 0x%08x, want 0x%08x", template.Label, name, attrs, want)
+			}
+			policy := hex.EncodeToString(p.AuthPolicy.Buffer)[:8]
+			if want := map[string]string{"IAK SHA256": "54371823", "IAK SHA384": "129d94eb", "IDEVID SHA256": "ad6b3a22", "IDEVID SHA384": "4db1aa83"}[name+" "+map[tpm2.TPMAlgID]string{tpm2.TPMAlgSHA256: "SHA256", tpm2.TPMAlgSHA384: "SHA384"}[p.NameAlg]]; policy != want {
+				t.Errorf("%s %s: policy %s, want %s", template.Label, name, policy, want)
+			}
+			if ecc, err := p.Unique.ECC(); err == nil && (string(ecc.X.Buffer) != name || string(ecc.Y.Buffer) != name) {
+				t.Errorf("%s %s: unique %+v", template.Label, name, ecc)
+			}
+			if rsa, err := p.Unique.RSA(); err == nil && string(rsa.Buffer) != name {
+				t.Errorf("%s %s: unique %q", template.Label, name, rsa.Buffer)
+			}
+		}
+	}
 }

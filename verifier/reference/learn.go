@@ -65,7 +65,7 @@ func Learn(name string, samples []Sample, vary []int) (*Set, []Note, error) {
 			return nil, nil, fmt.Errorf("learning %s: %s quotes the %s bank and %s the %s bank; a set speaks of one", name, samples[0].Name, bank, sm.Name, sm.bank())
 		}
 	}
-	s := &Set{V: 1, Name: name, Generation: 1, Bank: bank.String(), SecureBoot: "required",
+	s := &Set{V: 1, Name: name, Generation: 1, Bank: bank.String(), SecureBoot: "required", TPM: TPM{Vendors: []string{}},
 		Required: []string{InstanceIdentity, Configuration, Executables, Hardware}}
 	var notes []Note
 	for _, sm := range samples {
