@@ -69,7 +69,7 @@ func (s *Service) enrolment(ctx context.Context, index uint64) (*bundle.Enrolmen
 		return nil, nil
 	}
 	entry, err := s.log.Entry(ctx, index)
-	if errors.Is(err, ledger.ErrNotFound) {
+	if errors.Is(err, ledger.ErrPruned) {
 		return nil, nil
 	}
 	if err != nil {
