@@ -69,6 +69,7 @@ type Config struct {
 
 	TokenLife time.Duration
 	Audiences []string // further audiences nodes may ask for; the domain's enclave is always one
+	Exchange  []string // audiences that bearer tokens are given for; none: there are none
 	// ProveHaltEvery is how old a node's last proof that it can halt work may be
 	// when it asks for a token for an execution at E2 or above. 0 asks for none.
 	ProveHaltEvery time.Duration

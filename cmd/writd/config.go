@@ -48,6 +48,7 @@ type config struct {
 	Issuer             string   `toml:"issuer"`
 	TokenLife          duration `toml:"token_life"`
 	Audiences          []string `toml:"audiences"`
+	ExchangeAudiences  []string `toml:"exchange_audiences"`
 	MinLevel           string   `toml:"min_level"`
 	ProveHaltEvery     duration `toml:"prove_halt_every"` // 0: nodes need not prove that they can halt work
 	EKRoots            []string `toml:"ek_roots"`

@@ -159,7 +159,7 @@ func (v *running) service(ctx context.Context) (*verifier.Service, error) {
 		Domain: c.Domain, Name: c.Name, Issuer: c.issuer(), Build: "writ " + version, Log: v.ledger, Slog: v.log, SinceBoot: sinceBoot,
 		EKRoots: roots, IAKRoots: devices, EKVendors: bundle, EKIntermediates: intermediates, Issuers: c.issuers(), TokenKey: v.keys.Token, TokenKeyID: v.keys.TokenID(), TokenKeys: v.keys.TokenKeys(), ChallengeKey: v.keys.Challenge, KeyIDs: v.keys.IDs(), PeerLogKeys: peers, RetiredLogKeys: retired, Witnesses: c.Witnesses,
 		ReferenceKeys: signers, ReferenceThreshold: c.ReferenceThreshold, Approvals: c.Approvals,
-		TokenLife: time.Duration(c.TokenLife), Audiences: c.Audiences, MinLevel: c.MinLevel, ProveHaltEvery: time.Duration(c.ProveHaltEvery),
+		TokenLife: time.Duration(c.TokenLife), Audiences: c.Audiences, Exchange: c.ExchangeAudiences, MinLevel: c.MinLevel, ProveHaltEvery: time.Duration(c.ProveHaltEvery),
 	})
 }
 

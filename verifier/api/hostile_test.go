@@ -36,13 +36,14 @@ func (d *domain) address() net.Addr {
 // too many.
 func TestHostileTokens(t *testing.T) {
 	t.Parallel()
-	d := newDomain(t)
+	d := newDomain(t, exchanges)
 	n, _, base := d.working()
 	stop, err := json.Marshal(stopOf("job"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	bodies := map[string][]byte{"/v1/tokens": n.request("job").Marshal(), "/v1/stops": stop, "/oauth2/revoke": []byte("token=unknown")}
+	bodies := map[string][]byte{"/v1/tokens": n.request("job").Marshal(), "/v1/stops": stop, "/oauth2/revoke": []byte("token=unknown"),
+		"/oauth2/token": exchangeForm(base, cloud)}
 	local, tried := d.address(), 0
 	for _, r := range d.srv.publicRoutes() {
 		if r.auth != nodeKey && r.auth != endedKey && r.auth != holder {

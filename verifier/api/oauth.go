@@ -3,9 +3,11 @@ package api
 import (
 	"net/http"
 	"net/url"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/writ-attestation/writ/verifier/protocol"
+	"github.com/writ-attestation/writ/verifier/token"
 )
 
 // mediaForm is how OAuth clients send their requests.
@@ -69,6 +71,37 @@ func (s *Server) revoke(q *call) error {
 		return err
 	}
 	return q.answer(struct{}{})
+}
+
+// exchange is RFC 8693, of the token that the request is authenticated with. The
+// domain lists the audiences; none, and there is no exchange.
+func (s *Server) exchange(q *call) error {
+	f, err := q.form("grant_type", "subject_token", "subject_token_type", "audience")
+	if err != nil {
+		return err
+	}
+	refuse := func(oauth, detail string) error {
+		return &httpError{status: http.StatusBadRequest, code: codeMalformed, detail: detail, oauth: oauth}
+	}
+	_, shown, _ := strings.Cut(q.Request().Header.Get("Authorization"), " ")
+	switch kind, want := f.Get("subject_token_type"), f.Get("requested_token_type"); {
+	case f.Get("grant_type") != protocol.GrantExchange:
+		return refuse("unsupported_grant_type", "expected grant_type "+protocol.GrantExchange)
+	case token.Digest(f.Get("subject_token")) != token.Digest(shown):
+		return refuse("invalid_request", "subject_token is not the token of the Authorization header")
+	case kind != protocol.TypeJWT && kind != protocol.TypeAccess || want != "" && want != protocol.TypeJWT:
+		return refuse("invalid_request", "expected requested_token_type "+protocol.TypeJWT)
+	case f.Has("actor_token") || f.Has("resource") || f.Has("scope"):
+		return refuse("invalid_request", "actor_token, resource and scope are not known here")
+	case !s.svc.Exchanges(f.Get("audience")):
+		return refuse("invalid_target", "no token is exchanged for this audience; an operator may add it to exchange_audiences")
+	}
+	tok, b, err := s.svc.Exchange(q.Request().Context(), q.claims, f.Get("audience"))
+	if err != nil {
+		return err
+	}
+	s.metrics.issued.WithLabelValues("federation").Inc()
+	return q.answer(protocol.Exchanged{Token: tok, Issued: protocol.TypeJWT, Type: "Bearer", ExpiresIn: b.Expires - b.IssuedAt})
 }
 
 // oauthError is the error code (RFC 6749 section 5.2) of a refusal of an OAuth

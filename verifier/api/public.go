@@ -17,7 +17,7 @@ func (q *call) cache(control string) { q.Response().Header().Set("Cache-Control"
 // here: nobody signs in.
 func (s *Server) discovery(q *call) error {
 	q.cache("public, max-age=300")
-	return q.answer(map[string]any{
+	doc := map[string]any{
 		"issuer":                 s.svc.Issuer(),
 		"jwks_uri":               s.svc.Issuer() + "/.well-known/jwks.json",
 		"introspection_endpoint": s.svc.Issuer() + "/oauth2/introspect",
@@ -31,7 +31,19 @@ func (s *Server) discovery(q *call) error {
 		"id_token_signing_alg_values_supported":         []string{"ES256"},
 		"dpop_signing_alg_values_supported":             []string{"ES256"},
 		"claims_supported":                              []string{"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "cnf", "eat_profile", "eat_nonce", "ear_status", "submods", "status", "writ"},
-	})
+	}
+	if s.svc.Exchanges("") {
+		doc["token_endpoint"] = s.svc.Issuer() + "/oauth2/token"
+		doc["token_endpoint_auth_methods_supported"] = []string{"none"} // by the token exchanged, and a proof by its key
+		doc["grant_types_supported"] = []string{protocol.GrantExchange}
+	}
+	return q.answer(doc)
+}
+
+// spiffe is the bundle of the trust domain (SPIFFE Federation, profile https_web).
+func (s *Server) spiffe(q *call) error {
+	q.cache("public, max-age=60")
+	return q.Blob(http.StatusOK, mediaJSON, s.svc.TokenKeys().MarshalBundle(60))
 }
 
 // jwks is the key set of the issuer. A new key is in it for twice the time that

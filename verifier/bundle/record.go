@@ -15,6 +15,7 @@ const (
 	Renewed           = "legitimacy.renewed"   // Decision
 	Admitted          = "execution.admitted"   // Token
 	Terminated        = "execution.terminated" // Stop
+	Exchanged         = "token.exchanged"      // Exchange
 	Revoked           = "legitimacy.revoked"   // Status
 	ReferenceAdded    = "reference.added"      // Reference
 	ReferenceActive   = "reference.activated"  // Reference
@@ -86,6 +87,15 @@ type Token struct {
 	// without the digest, and in records of old.
 	WorkloadBasis string `json:"wl_basis,omitempty"`
 	KeeperBasis   string `json:"keeper_basis,omitempty"`
+}
+
+// Exchange is a bearer token given for a token, whose entry is Base.
+type Exchange struct {
+	ID       string `json:"jti"`
+	Audience string `json:"aud"`
+	Issued   int64  `json:"iat"`
+	Expires  int64  `json:"exp"`
+	Base     uint64 `json:"base"`
 }
 
 // Reference is a reference set entering or gaining force.

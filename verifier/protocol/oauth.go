@@ -27,6 +27,30 @@ type Confirmation struct {
 	JKT string `json:"jkt"` // RFC 7638 thumbprint
 }
 
+// ExchangeForm asks for a bearer token (RFC 8693): POST /oauth2/token.
+type ExchangeForm struct {
+	GrantType   string `json:"grant_type"`         // GrantExchange
+	Subject     string `json:"subject_token"`      // the token in the Authorization header
+	SubjectType string `json:"subject_token_type"` // TypeJWT or TypeAccess
+	Audience    string `json:"audience"`
+	Requested   string `json:"requested_token_type,omitempty"` // TypeJWT
+}
+
+// Names of RFC 8693.
+const (
+	GrantExchange = "urn:ietf:params:oauth:grant-type:token-exchange"
+	TypeJWT       = "urn:ietf:params:oauth:token-type:jwt"
+	TypeAccess    = "urn:ietf:params:oauth:token-type:access_token"
+)
+
+// Exchanged answers an ExchangeForm.
+type Exchanged struct {
+	Token     string `json:"access_token"`
+	Issued    string `json:"issued_token_type"`
+	Type      string `json:"token_type"`
+	ExpiresIn int64  `json:"expires_in"` // seconds
+}
+
 // StatusLists names every status list of the issuer: GET /v1/status-lists.
 type StatusLists struct {
 	StatusLists []string `json:"status_lists"`
