@@ -22,8 +22,10 @@ func main() {
 	var buf [4096]byte
 	at := uintptr(unsafe.Pointer(&buf))
 	path := uintptr(unsafe.Pointer(&[]byte("/\x00")[0]))
-	call("ptrace init", unix.SYS_PTRACE, unix.PTRACE_SEIZE, 1, 0)
-	call("ptrace parent", unix.SYS_PTRACE, unix.PTRACE_SEIZE, parent, 0)
+	if parent == 1 { // in a namespace of its own; outside it would stop whoever started it
+		call("ptrace init", unix.SYS_PTRACE, unix.PTRACE_SEIZE, 1, 0)
+		call("ptrace parent", unix.SYS_PTRACE, unix.PTRACE_SEIZE, parent, 0)
+	}
 	call("process_vm_readv", unix.SYS_PROCESS_VM_READV, self, at, 0)
 	call("bpf", unix.SYS_BPF, 0, at, 72)
 	call("perf_event_open", unix.SYS_PERF_EVENT_OPEN, at, 0, ^uintptr(0))
