@@ -188,10 +188,11 @@ func (s *Service) permitted(req evidence.Request) error {
 // record commits the verdict with everything it changes and signs the token
 // after the commit.
 func (s *Service) record(ctx context.Context, a *appraised, req evidence.Request, digest string) (*protocol.Outcome, error) {
-	input, blobs, err := s.store(a)
+	in, blobs, stored, err := s.store(a)
 	if err != nil {
 		return nil, err
 	}
+	input := encode(in)
 	verdict := a.verdict.Marshal()
 	blobs = append(blobs, input, verdict)
 	var claims *token.Claims
@@ -209,7 +210,8 @@ func (s *Service) record(ctx context.Context, a *appraised, req evidence.Request
 			return ledger.Change{}, err
 		}
 		node.remember(Request{ID: req.ID, Digest: digest, Index: slot.Index})
-		return ledger.Change{Entries: []ledger.Entry{entry}, Puts: append(node.puts(run),
+		marks := mark(slot, &node, in, stored) // before the row is written
+		return ledger.Change{Entries: []ledger.Entry{entry}, Puts: append(append(marks, node.puts(run)...),
 			ledger.Put{Key: decisionKey(node.ID, slot.Index), Value: encode(decision{Input: hexSum(input), Verdict: hexSum(verdict), Claims: claims})})}, nil
 	}})
 	if err != nil {
@@ -341,15 +343,16 @@ func (s *Service) recognize(ctx context.Context, a *appraised) error {
 	return err
 }
 
-// store returns the input to keep and the blobs it names.
-func (s *Service) store(a *appraised) (input []byte, blobs [][]byte, err error) {
+// store returns the input to keep, blobs it names that may not be stored yet, and
+// the digests of those among them that are evidence.
+func (s *Service) store(a *appraised) (in *storedInput, blobs [][]byte, stored []string, err error) {
 	bare := evidence.New(a.sent.Quote)
 	for _, l := range []string{evidence.BindKey, evidence.EKCert, evidence.KeyCert, evidence.OSLog, evidence.Ask} {
 		bare.Set(l, a.sent.Item(l))
 	}
-	in := storedInput{Challenge: a.in.Challenge, Boot: a.in.Prior.Boot, Rules: a.in.Rules, At: a.in.At, Enrolled: a.node.Entry}
+	in = &storedInput{Challenge: a.in.Challenge, Boot: a.in.Prior.Boot, Rules: a.in.Rules, At: a.in.At, Enrolled: a.node.Entry}
 	if in.Evidence, err = bare.Marshal(); err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	enrolment := a.in.Prior
 	enrolment.Boot = nil
@@ -359,7 +362,7 @@ func (s *Service) store(a *appraised) (input []byte, blobs [][]byte, err error) 
 		log, sum := it.Content, it.SHA256()
 		in.UEFILog = hex.EncodeToString(sum[:])
 		if a.sent.Item(evidence.UEFILog).Digest == nil {
-			blobs = append(blobs, log)
+			blobs, stored = append(blobs, log), append(stored, in.UEFILog)
 		}
 	}
 	if list := a.in.Evidence.Item(evidence.IMALog).Content; list != nil {
@@ -367,6 +370,7 @@ func (s *Service) store(a *appraised) (input []byte, blobs [][]byte, err error) 
 		if a.shared {
 			in.IMALog, n = slices.Clone(a.node.IMAChunks), a.node.Boot.IMA.Offset
 		}
+		shared := len(in.IMALog)
 		// Proven and unproven bytes are separate blobs, so that the proven one is shared with later decisions.
 		if b := a.verdict.Boot; b != nil && b.IMA != nil && b.IMA.Offset > n {
 			in.IMALog, blobs = append(in.IMALog, hexSum(list[n:b.IMA.Offset])), append(blobs, list[n:b.IMA.Offset])
@@ -375,6 +379,7 @@ func (s *Service) store(a *appraised) (input []byte, blobs [][]byte, err error) 
 		if n < uint64(len(list)) {
 			in.IMALog, blobs = append(in.IMALog, hexSum(list[n:])), append(blobs, list[n:])
 		}
+		stored = append(stored, in.IMALog[shared:]...)
 	}
 	if set := a.in.References.Set; set != nil {
 		in.Set, in.Lacking = hexSum(set.Envelope), !set.Whole()
@@ -388,7 +393,7 @@ func (s *Service) store(a *appraised) (input []byte, blobs [][]byte, err error) 
 	for _, r := range a.in.References.IAKRoots {
 		in.IAKRoots = append(in.IAKRoots, hexSum(r))
 	}
-	return encode(in), blobs, nil
+	return in, blobs, stored, nil
 }
 
 // answer signs what was committed.

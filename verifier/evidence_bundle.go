@@ -35,11 +35,17 @@ func (s *Service) Bundle(ctx context.Context, node string, index int64) (*bundle
 		return nil, protocol.Refuse(protocol.NotFound, "entry %d is a further token of the decision at entry %d; ask for that one", index, d.Base)
 	}
 	if !ok {
+		if err := s.gone(ctx, node, uint64(index)); err != nil {
+			return nil, err
+		}
 		return nil, protocol.Refuse(protocol.NotFound, "entry %d is not a decision on node %s", index, node)
 	}
 	b := &bundle.Bundle{V: 1}
 	enrolled := uint64(0)
 	if b.Input, enrolled, err = s.input(ctx, d.Input); err != nil {
+		if gone := s.gone(ctx, node, uint64(index)); errors.Is(err, ledger.ErrNotFound) && gone != nil {
+			return nil, gone
+		}
 		return nil, fmt.Errorf("putting together the input of entry %d: %w", index, err)
 	}
 	if b.Verdict, err = s.blob(ctx, d.Verdict); err != nil {

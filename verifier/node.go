@@ -25,6 +25,7 @@ const (
 	kindDecision   = "decision"   // by node id, "/" and the entry's index
 	kindOpening    = "opening"    // by commitment
 	kindOver       = "over"       // by the index that began a run of legitimacy which is over -> node id
+	kindEvidence   = "evidence"   // by SHA-256: when a decision named it last
 )
 
 // Administrative status: only operators change it.
@@ -84,6 +85,7 @@ type Node struct {
 	Doubt      bool            `json:"doubt"`             // its TPM's counters went back: closed until an operator decides
 	Boot       *appraisal.Boot `json:"boot,omitempty"`
 	IMAChunks  []string        `json:"ima_chunks,omitempty"` // blobs that make up the proven prefix
+	Marked     int64           `json:"marked,omitempty"`     // when rows last said that its evidence is in use
 	Recent     []Request       `json:"recent,omitempty"`
 	Last       *Summary        `json:"last,omitempty"`
 }

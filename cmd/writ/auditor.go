@@ -64,6 +64,9 @@ func fetchFrom(c *client.Client) ledger.Fetch {
 		}
 		b, err := c.Tile(ctx, path)
 		if r := (*protocol.Refusal)(nil); errors.As(err, &r) {
+			if r.Code == protocol.Pruned {
+				return nil, ledger.ErrPruned
+			}
 			if r.Code == protocol.NotFound {
 				return nil, ledger.ErrNotFound
 			}
@@ -102,6 +105,8 @@ func fetchHTTP(cmd *cobra.Command, url, ca string) (ledger.Fetch, error) {
 		defer resp.Body.Close()
 		switch resp.StatusCode {
 		case http.StatusOK:
+		case http.StatusGone:
+			return nil, ledger.ErrPruned
 		case http.StatusNotFound:
 			return nil, ledger.ErrNotFound
 		case http.StatusUnauthorized, http.StatusForbidden:

@@ -67,6 +67,7 @@ var refusals = map[string]struct {
 	protocol.EnrollmentRefused:  {status: http.StatusForbidden, title: "The enrolment is refused"},
 	protocol.ReferenceRefused:   {status: http.StatusUnprocessableEntity, title: "The reference set is refused"},
 	protocol.NotFound:           {status: http.StatusNotFound, title: "There is no such thing"},
+	protocol.Pruned:             {status: http.StatusGone, title: "Retention gave it up"},
 	protocol.IllegalAct:         {status: http.StatusConflict, title: "The act is not possible now"},
 	protocol.DomainFrozen:       {status: http.StatusServiceUnavailable, title: "The domain is frozen", retry: 30},
 	protocol.ClockUnsound:       {status: http.StatusServiceUnavailable, title: "The verifier's clock is in doubt", retry: 30},
@@ -127,6 +128,9 @@ func problemOf(err error) problem {
 		return problem{Type: codeMethod, Title: titles[codeMethod], Status: http.StatusMethodNotAllowed}
 	case errors.Is(err, ledger.ErrNotFound), errors.Is(err, ledger.ErrPruned):
 		return problem{Type: protocol.NotFound, Title: refusals[protocol.NotFound].title, Status: http.StatusNotFound}
+	case errors.Is(err, ledger.ErrPruned):
+		return problem{Type: protocol.Pruned, Title: refusals[protocol.Pruned].title, Status: http.StatusGone,
+			Detail: "the bytes of the entry were given up; its hash and its proof remain"}
 	case errors.Is(err, ledger.ErrUnknown):
 		return problem{Type: codeOutcomeUnknown, Title: titles[codeOutcomeUnknown], Status: http.StatusServiceUnavailable, retry: 1,
 			Detail: "it may have been recorded or not; repeat the same request under the same request id"}

@@ -4,6 +4,8 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
+
+	"github.com/writ-attestation/writ/verifier/ledger"
 )
 
 // The kinds of log entries (data of each: the struct named beside it).
@@ -27,6 +29,7 @@ const (
 	VerifierJoined    = "verifier.joined"      // Joined
 	VerifierRetired   = "verifier.retired"     // Joined: what its key signed up to here is history, nothing after it
 	ForgeriesRejected = "evidence.rejected"    // Rejected: an aggregate
+	RetentionPruned   = ledger.KindPruned      // ledger.Pruned
 )
 
 // Enrolled binds a node to its keys. The keys themselves stay off the log.

@@ -3,6 +3,7 @@ package ledger
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -17,6 +18,7 @@ type Report struct {
 	Entries  uint64 // entries read
 	Tiles    uint64 // full tiles compared
 	Guarded  uint64 // size of the checkpoint in the guard file
+	Pruned   uint64 // entries whose bytes retention gave up
 	Problems []Problem
 	Warnings []string // what repairs itself at the next start
 }
@@ -59,6 +61,7 @@ func (f *fsck) run(ctx context.Context, vkeys []string) (Report, error) {
 			return f.Report, err
 		}
 	}
+	f.lost()
 	if f.Entries == f.Size {
 		f.finish()
 	}
@@ -75,6 +78,9 @@ type fsck struct {
 	guarded *Checkpoint     // nil: no guard file, or an unreadable one
 
 	hashesOnly bool // the entries themselves cannot be read
+
+	bare [][2]uint64 // stretches of entries without bytes
+	gone uint64      // those below may be so: an entry says that retention gave them up
 }
 
 func (f *fsck) problem(where, format string, args ...any) {
@@ -171,6 +177,10 @@ func (f *fsck) record(rec Record) {
 
 func (f *fsck) entry(rec Record) {
 	where := fmt.Sprintf("entry %d", rec.Index)
+	if len(rec.Data) == 0 {
+		f.withoutBytes(rec)
+		return
+	}
 	if tlog.RecordHash(rec.Data) != rec.Hash {
 		f.problem(where, "its bytes have another hash than the one stored beside them")
 	}
@@ -179,11 +189,42 @@ func (f *fsck) entry(rec Record) {
 		f.problem(where, "%v", err)
 	case leaf.At != rec.At || leaf.Kind != rec.Kind || leaf.Subject != rec.Subject:
 		f.problem(where, "time, kind or subject beside the leaf are not the leaf's")
+	case leaf.Kind == KindPruned:
+		var p Pruned
+		if err := json.Unmarshal(leaf.Data, &p); err != nil || p.Entries > rec.Index {
+			f.problem(where, "it gives up entries below %d (%v)", p.Entries, err)
+		} else {
+			f.gone = max(f.gone, p.Entries)
+		}
 	}
 	if rec.At < f.last {
 		f.problem(where, "its time %d is before that of the entry before, %d", rec.At, f.last)
 	}
 	f.last = max(f.last, rec.At)
+}
+
+// withoutBytes notes an entry of which its hash alone is there. Of a remote log
+// its time is not known either.
+func (f *fsck) withoutBytes(rec Record) {
+	f.Pruned++
+	if n := len(f.bare); n > 0 && f.bare[n-1][1] == rec.Index {
+		f.bare[n-1][1]++
+	} else {
+		f.bare = append(f.bare, [2]uint64{rec.Index, rec.Index + 1})
+	}
+	if rec.At != 0 && rec.At < f.last {
+		f.problem(fmt.Sprintf("entry %d", rec.Index), "its time %d is before that of the entry before, %d", rec.At, f.last)
+	}
+	f.last = max(f.last, rec.At)
+}
+
+// lost names the entries whose bytes are missing for no reason that the log gives.
+func (f *fsck) lost() {
+	for _, b := range f.bare {
+		for i := max(b[0], f.gone); i < b[1] && len(f.Problems) < maxProblems; i++ {
+			f.problem(fmt.Sprintf("entry %d", i), "its bytes are missing, and no entry says that retention gave them up")
+		}
+	}
 }
 
 func (f *fsck) tile(ctx context.Context, id tileID, want tile) error {

@@ -225,6 +225,9 @@ func (r *remoteReader) Records(ctx context.Context, from, _ uint64) ([]Record, e
 		return out[from%tileWidth:], nil
 	}
 	leaves, err := r.bundle(ctx, index)
+	if errors.Is(err, ErrPruned) {
+		return out[from%tileWidth:], nil
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -100,8 +100,9 @@ type Batch struct {
 // Sweep is what retention gives up. Of entries the bytes and the subject go;
 // index, time, kind and leaf hash stay, and so every proof.
 type Sweep struct {
-	Blobs    []Hash // those that are not there are no error
-	From, To uint64 // indexes of the entries, To excluded
+	Blobs    []Hash   // those that are not there are no error
+	From, To uint64   // indexes of the entries, To excluded
+	Keep     []string // kinds of entries that stay
 }
 
 // Head is the one row that serialises writers.

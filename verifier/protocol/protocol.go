@@ -188,6 +188,7 @@ const (
 	EnrollmentRefused  = "enrollment-refused"
 	ReferenceRefused   = "reference-refused"
 	NotFound           = "not-found"
+	Pruned             = "pruned"
 	IllegalAct         = "illegal-act"
 	DomainFrozen       = "divergence-detected"
 	ClockUnsound       = "clock-unsound"

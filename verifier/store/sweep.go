@@ -1,6 +1,7 @@
 package store
 
 import (
+	"encoding/json"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
@@ -21,7 +22,12 @@ func (tx *sqliteTx) sweep(s ledger.Sweep) error {
 		}
 	}
 	if s.From < s.To {
-		if _, err := c.ExecContext(tx.ctx, `UPDATE log_entries SET data = x'', subject = '' WHERE seq >= ? AND seq < ?`, int64(s.From), int64(s.To)); err != nil {
+		kinds, err := json.Marshal(append([]string{}, s.Keep...))
+		if err != nil {
+			return err
+		}
+		if _, err := c.ExecContext(tx.ctx, `UPDATE log_entries SET data = x'', subject = '' WHERE seq >= ? AND seq < ?
+			AND kind NOT IN (SELECT value FROM json_each(?))`, int64(s.From), int64(s.To), string(kinds)); err != nil {
 			return fmt.Errorf("clearing entries %d to %d: %w", s.From, s.To, err)
 		}
 	}
@@ -40,7 +46,7 @@ func queueSweep(q *pgx.Batch, s ledger.Sweep) {
 		q.Queue(`DELETE FROM blobs WHERE sum = ANY($1)`, sums)
 	}
 	if s.From < s.To {
-		q.Queue(`UPDATE log_entries SET data = '', subject = '' WHERE seq >= $1 AND seq < $2`, int64(s.From), int64(s.To))
+		q.Queue(`UPDATE log_entries SET data = '', subject = '' WHERE seq >= $1 AND seq < $2 AND kind <> ALL($3)`, int64(s.From), int64(s.To), append([]string{}, s.Keep...))
 	}
 	q.Queue(`UPDATE log_sweep SET open = 0`)
 }

@@ -202,7 +202,9 @@ func (m *Memory) apply(old ledger.Head, b ledger.Batch) error {
 			delete(m.blobs, sum)
 		}
 		for i := s.From; i < s.To; i++ {
-			m.records[i].Data, m.records[i].Subject = []byte{}, ""
+			if !slices.Contains(s.Keep, m.records[i].Kind) {
+				m.records[i].Data, m.records[i].Subject = []byte{}, ""
+			}
 		}
 	}
 	for _, bl := range b.Blobs {
