@@ -360,6 +360,11 @@ func auditEntries(cmd *cobra.Command, c *client.Client, from, to uint64, f func(
 			end = min(end, to)
 		}
 		page, err := c.Audit(cmd.Context(), from, end)
+		if r := (*protocol.Refusal)(nil); errors.As(err, &r) && r.Code == protocol.Pruned {
+			fmt.Fprintf(cmd.ErrOrStderr(), "writ: entries %d to %d were given up by retention\n", from, end-1)
+			from = end
+			continue
+		}
 		if err != nil {
 			return err
 		}

@@ -61,6 +61,8 @@ type config struct {
 	Public             opened   `toml:"public"`
 	LogLevel           string   `toml:"log_level"`
 	LogFormat          string   `toml:"log_format"`
+
+	Retention retention `toml:"retention"`
 }
 
 // opened is what anybody may see with a browser.
@@ -190,6 +192,9 @@ func (c *config) check() error {
 	}
 	if !slices.Contains([]string{"debug", "info", "warn", "error"}, c.LogLevel) || !slices.Contains([]string{"json", "text"}, c.LogFormat) {
 		bad("log_level %q or log_format %q: expected debug, info, warn or error, and json or text", c.LogLevel, c.LogFormat)
+	}
+	if err := c.Retention.check(); err != nil {
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }

@@ -51,6 +51,10 @@ func TestBadConfig(t *testing.T) {
 		{"domain = \"a.b\"\ndatabase = \"mysql://h/d\"", "mysql"},
 		{"domain = \"a.b\"\ndatabase = \"postgres://u:secret@h/d\"", "PGPASSFILE"},
 		{"domain = \"a.b\"\n[public]\npages = [\"demo\"]", "some of"},
+		{"domain = \"a.b\"\nretention.evidence = \"90 days\"", "90d"},
+		{"domain = \"a.b\"\nretention.evidence = \"10m\"", "at least 1h"},
+		{"domain = \"a.b\"\nretention.entries = \"90d\"", "at least as long"},
+		{"domain = \"a.b\"\n[retention]\nevidence = \"90d\"\nentries = \"30d\"", "at least as long"},
 		{"domain = ", "line 1"},
 	} {
 		if _, err := parseConfig([]byte(c.text)); err == nil || !strings.Contains(err.Error(), c.want) {

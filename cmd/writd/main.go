@@ -97,7 +97,7 @@ func newRoot() *cobra.Command {
 			return errors.New("no command given; see writd --help")
 		},
 	}
-	root.AddCommand(newServe(), newDev(), newCheckConfig(), newExampleConfig(), newMigrate(), newFsck(), newBackup(), newRestore(), newIssueOperator(), newInvite(), newJoin(), newReference(), newEKRoots(), newVersion())
+	root.AddCommand(newServe(), newDev(), newCheckConfig(), newExampleConfig(), newMigrate(), newFsck(), newPrune(), newBackup(), newRestore(), newIssueOperator(), newInvite(), newJoin(), newReference(), newEKRoots(), newVersion())
 	return root
 }
 

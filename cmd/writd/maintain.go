@@ -88,6 +88,9 @@ signed the history are not there; 1 it cannot be read.`, "  writd fsck --config 
 
 func report(w io.Writer, damage []string, r ledger.Report) error {
 	fmt.Fprintf(w, "%d entries, root %s, %d full tiles, guard file at %d\n", r.Size, r.Root, r.Tiles, r.Guarded)
+	if r.Pruned > 0 {
+		fmt.Fprintf(w, "%d entries without their bytes, of which retention gave up those below %d\n", r.Pruned, r.Horizon)
+	}
 	for _, d := range damage {
 		fmt.Fprintf(w, "problem: database: %s\n", d)
 	}

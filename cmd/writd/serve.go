@@ -212,6 +212,13 @@ func (v *running) serve(ctx context.Context, public, admin string, ready func(pu
 		round := witness.New(witness.Config{Log: v.ledger, Policy: policy, Every: time.Duration(v.cfg.WitnessEvery), Keep: v.svc.Witnessed, Slog: v.log})
 		asking.Go(func() { round.Run(rounds) })
 	}
+	if keep := v.cfg.Retention.service(); keep != (verifier.Retention{}) {
+		while, stop := context.WithCancel(ctx)
+		var pruning sync.WaitGroup
+		defer pruning.Wait()
+		defer stop()
+		pruning.Go(func() { v.svc.Retain(while, keep) })
+	}
 	if ready != nil {
 		if err := ready(p.Addr(), a.Addr()); err != nil {
 			return err

@@ -222,12 +222,14 @@ func (s *Server) audit(q *call) error {
 	log := s.svc.Log()
 	out := protocol.Audit{Size: log.Size(), Entries: []protocol.AuditEntry{}}
 	if to = min(to, from+entriesPerPage, out.Size); from < to {
-		leaves, err := log.Entries(q.Request().Context(), from, to)
+		leaves, next, err := log.Kept(q.Request().Context(), from, to)
 		if err != nil {
 			return err
 		}
-		for i, leaf := range leaves {
-			out.Entries = append(out.Entries, protocol.AuditEntry{Index: from + uint64(i), Leaf: leaf})
+		for i := from; i < next; i++ {
+			if leaf, ok := leaves[i]; ok { // else retention gave it up
+				out.Entries = append(out.Entries, protocol.AuditEntry{Index: i, Leaf: leaf})
+			}
 		}
 	}
 	return q.answer(out)

@@ -18,7 +18,8 @@ type Report struct {
 	Entries  uint64 // entries read
 	Tiles    uint64 // full tiles compared
 	Guarded  uint64 // size of the checkpoint in the guard file
-	Pruned   uint64 // entries whose bytes retention gave up
+	Pruned   uint64 // entries whose bytes are not there
+	Horizon  uint64 // those below were given up, as an entry says
 	Problems []Problem
 	Warnings []string // what repairs itself at the next start
 }
@@ -80,7 +81,6 @@ type fsck struct {
 	hashesOnly bool // the entries themselves cannot be read
 
 	bare [][2]uint64 // stretches of entries without bytes
-	gone uint64      // those below may be so: an entry says that retention gave them up
 }
 
 func (f *fsck) problem(where, format string, args ...any) {
@@ -194,7 +194,7 @@ func (f *fsck) entry(rec Record) {
 		if err := json.Unmarshal(leaf.Data, &p); err != nil || p.Entries > rec.Index {
 			f.problem(where, "it gives up entries below %d (%v)", p.Entries, err)
 		} else {
-			f.gone = max(f.gone, p.Entries)
+			f.Horizon = max(f.Horizon, p.Entries)
 		}
 	}
 	if rec.At < f.last {
@@ -221,7 +221,7 @@ func (f *fsck) withoutBytes(rec Record) {
 // lost names the entries whose bytes are missing for no reason that the log gives.
 func (f *fsck) lost() {
 	for _, b := range f.bare {
-		for i := max(b[0], f.gone); i < b[1] && len(f.Problems) < maxProblems; i++ {
+		for i := max(b[0], f.Horizon); i < b[1] && len(f.Problems) < maxProblems; i++ {
 			f.problem(fmt.Sprintf("entry %d", i), "its bytes are missing, and no entry says that retention gave them up")
 		}
 	}

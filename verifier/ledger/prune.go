@@ -3,6 +3,8 @@ package ledger
 import (
 	"context"
 	"fmt"
+
+	"golang.org/x/mod/sumdb/tlog"
 )
 
 // KindPruned is the kind of the entry that says what retention gives up. It is
@@ -46,6 +48,32 @@ func FirstAt(ctx context.Context, r Reader, at int64) (uint64, error) {
 		}
 	}
 	return from, nil
+}
+
+// Kept returns those leaves from index from up to, not including, to that have
+// not lost their bytes, by index, and how far it looked: there may be more from
+// there. [ErrPruned] when all of them have.
+func (l *Log) Kept(ctx context.Context, from, to uint64) (leaves map[uint64][]byte, next uint64, err error) {
+	to = min(to, l.Size())
+	records, err := l.store.Records(ctx, from, to)
+	if err != nil {
+		return nil, from, fmt.Errorf("reading entries from %d: %w", from, err)
+	}
+	leaves = map[uint64][]byte{}
+	for i, r := range records {
+		next = from + uint64(i)
+		switch {
+		case r.Index == next && len(r.Data) == 0:
+		case r.Index != next || tlog.RecordHash(r.Data) != r.Hash:
+			return nil, from, fmt.Errorf("reading entry %d: %w: it has another hash", next, ErrCorrupt)
+		default:
+			leaves[next] = r.Data
+		}
+	}
+	if len(leaves) == 0 {
+		return nil, from, fmt.Errorf("reading entries %d to %d: %w", from, next, ErrPruned)
+	}
+	return leaves, next + 1, nil
 }
 
 // FirstAt is [FirstAt] of this log.

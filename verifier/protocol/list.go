@@ -19,7 +19,8 @@ type JoinTokens struct {
 }
 
 // Audit is a stretch of the history: GET /v1/audit?from=&to=. There may be
-// fewer entries than asked for; ask again from where they end.
+// fewer entries than asked for; ask again from where they end. Those that
+// retention gave up are left out; the problem is "pruned" when all are.
 type Audit struct {
 	Size    uint64       `json:"size"` // of the log
 	Entries []AuditEntry `json:"entries"`
