@@ -183,13 +183,17 @@ func (r *Report) history(b *Bundle, t *Trust) *proven {
 	if err != nil {
 		return nil
 	}
-	p := &proven{index: index, under: cp}
+	return r.decided(b, t.Domain, &proven{index: index, under: cp})
+}
+
+// decided reads the bundle's entry into p: a decision on its node.
+func (r *Report) decided(b *Bundle, domain string, p *proven) *proven {
 	leaf, err := ledger.ParseLeaf(b.Entry)
 	if err == nil && !slices.Contains([]string{Decided, Issued, Renewed}, leaf.Kind) {
-		err = fmt.Errorf("entry %d is %s, not a decision", index, leaf.Kind)
+		err = fmt.Errorf("the entry is %s, not a decision", leaf.Kind)
 	}
-	if err == nil && leaf.Subject != Subject(t.Domain, b.Input.Challenge.Node) {
-		err = fmt.Errorf("entry %d is about another node", index)
+	if err == nil && leaf.Subject != Subject(domain, b.Input.Challenge.Node) {
+		err = errors.New("the entry is about another node")
 	}
 	if err == nil {
 		err = json.Unmarshal(leaf.Data, &p.data)
@@ -205,6 +209,25 @@ func (r *Report) history(b *Bundle, t *Trust) *proven {
 // that was given before the next round has none yet: that is not a failure, but
 // nothing is verified either.
 func (r *Report) witnesses(b *Bundle, t *Trust) {
+	notes := [][]byte{}
+	receipts := []string{b.Receipt}
+	if b.Enrolment != nil {
+		receipts = append(receipts, b.Enrolment.Receipt)
+	}
+	for _, receipt := range receipts {
+		p, err := ledger.ParseProof(receipt)
+		if err != nil {
+			if t.WitnessPolicy != "" {
+				r.check("witnesses", err, "")
+			}
+			return
+		}
+		notes = append(notes, p.Note)
+	}
+	r.cosigned(t, notes...)
+}
+
+func (r *Report) cosigned(t *Trust, notes ...[]byte) {
 	policy, err := ParsePolicy(t.WitnessPolicy)
 	if err != nil {
 		r.check("witnesses", err, "")
@@ -214,17 +237,8 @@ func (r *Report) witnesses(b *Bundle, t *Trust) {
 		return
 	}
 	var who []string
-	receipts := []string{b.Receipt}
-	if b.Enrolment != nil {
-		receipts = append(receipts, b.Enrolment.Receipt)
-	}
-	for _, receipt := range receipts {
-		p, err := ledger.ParseProof(receipt)
-		if err != nil {
-			r.check("witnesses", err, "")
-			return
-		}
-		by, ok := policy.Cosigned(p.Note, t.Log...)
+	for _, note := range notes {
+		by, ok := policy.Cosigned(note, t.Log...)
 		if !ok {
 			r.skip("witnesses", fmt.Sprintf("the checkpoint is cosigned by %d witnesses (%s), which is not the quorum that the trust file demands; fetch the bundle again after the next round", len(by), strings.Join(by, ", ")))
 			return
