@@ -42,7 +42,7 @@ var layers = map[string]string{
 	"verifier":                 "evidence tpm tpm/ekroots tpm/eventlog tpm/ima verifier/appraisal verifier/protocol verifier/bundle verifier/keys verifier/ledger verifier/reference verifier/token",
 	"verifier/api":             "internal/replay evidence verifier verifier/console verifier/protocol verifier/bundle verifier/keys verifier/ledger verifier/token",
 	"verifier/console":         "",
-	"verifier/console/wasm":    "verifier/bundle",
+	"verifier/console/wasm":    "verifier/appraisal verifier/bundle",
 	"verifier/client":          "evidence verifier/protocol verifier/bundle verifier/keys verifier/ledger verifier/token",
 	"enclave/gate":             "enclave internal/replay verifier/token",
 	"internal/durable":         "",

@@ -53,6 +53,8 @@ func New(open []string) (*Pages, error) {
 	if err := errors.Join(p.load(dist, "dist", ""), p.load(core, "core", "assets/core/")); err != nil {
 		return nil, fmt.Errorf("reading the embedded pages: %w", err)
 	}
+	frame := p.files["index.html"].plain // its navigation names the open pages
+	p.files["index.html"] = pack("index.html", bytes.Replace(frame, []byte(`data-pages=""`), []byte(`data-pages="`+strings.Join(open, " ")+`"`), 1))
 	return p, nil
 }
 

@@ -1,10 +1,14 @@
 /** The checking core: Go's, compiled to WebAssembly, run here and nowhere else. */
 export interface Check { name: string; result: string; detail: string }
-export interface Report { result: string; checks: Check[]; verdict: { decision: string; until: string } | null }
+export interface Report {
+  kind: string; command: string; result: string; checks: Check[]; steps?: Check[]
+  verdict: { decision: string; until: string } | null
+}
 
 declare global {
   var Go: new () => { importObject: WebAssembly.Imports; run(i: WebAssembly.Instance): Promise<void> }
-  var writCheck: (bundle: Uint8Array, trust: string) => string
+  var writCheck: (file: Uint8Array, trust: string, entry: string) => string
+  var writMost: number
 }
 
 let started: Promise<void> | undefined
@@ -24,9 +28,12 @@ async function start() {
   void go.run(instance)
 }
 
-export async function check(bundle: Uint8Array, trust: string): Promise<Report> {
+/** Throws an error whose message is for the reader: too large, or nothing that the core knows. */
+export async function check(file: Blob, trust: string, entry: string): Promise<Report> {
   await (started ??= start().catch(e => { started = undefined; throw e }))
-  const r = JSON.parse(writCheck(bundle, trust)) as Report & { error?: string }
+  if (file.size > writMost) throw new Error(`This is ${(file.size / 1048576).toFixed(1)} MiB; a bundle is at most ${writMost / 1048576} MiB.`)
+  const raw = new Uint8Array(await file.arrayBuffer())
+  const r = JSON.parse(writCheck(raw, trust, entry)) as Report & { error?: string }
   if (r.error) throw new Error(r.error)
   return r
 }

@@ -9,7 +9,8 @@ const pages: Record<string, () => Promise<{ default: ComponentType }>> = {
 
 const page = location.pathname.slice(1)
 const root = document.getElementById('app')!
-const show = (View: ComponentType) => render(<Frame page={page} pages={Object.keys(pages)}><View /></Frame>, root)
+const open = root.dataset.pages!.split(' ') // filled in by the server: what is open there
+const show = (View: ComponentType) => render(<Frame page={page} pages={open}><View /></Frame>, root)
 document.title = `${page} · Writ`
 Promise.resolve(pages[page]?.() ?? Promise.reject(new Error(`there is no page ${page}`))).then(
   m => show(m.default),

@@ -1,11 +1,12 @@
 import type { ComponentChildren } from 'preact'
 
-/** The seven states of a node and the results of a check: shape, word and colour, never colour alone. */
+/** A node's status, its seven states and the results of a check, in the verifier's words: shape, word and colour, never colour alone. */
 const states: Record<string, [shape: string, tone: string]> = {
-  pending: ['◌', 'soft'], legitimate: ['●', 'good'], degraded: ['◐', 'warn'], expired: ['○', 'warn'],
-  suspended: ['❚', 'warn'], revoked: ['✕', 'bad'], retired: ['–', 'soft'],
+  pending: ['◌', 'soft'], active: ['●', 'good'], suspended: ['❚', 'warn'], revoked: ['✕', 'bad'], retired: ['–', 'soft'],
+  initialized: ['◌', 'soft'], verified: ['✓', 'good'], synchronized: ['●', 'good'], constrained: ['◐', 'warn'],
+  'elevated-assurance': ['◆', 'good'], 'fail-closed-restricted': ['❚', 'bad'], 'execution-terminated': ['✕', 'bad'],
   pass: ['✓', 'good'], fail: ['✕', 'bad'], skipped: ['–', 'warn'],
-  verified: ['✓', 'good'], denied: ['✕', 'bad'], invalid: ['✕', 'bad'], partial: ['◐', 'warn'],
+  denied: ['✕', 'bad'], invalid: ['✕', 'bad'], partial: ['◐', 'warn'],
 }
 
 export function Badge({ state }: { state: string }) {
@@ -27,4 +28,21 @@ export function Frame({ page, pages, children }: { page: string; pages: string[]
     </nav></header>
     <main id="main" tabIndex={-1}>{children}</main>
   </>
+}
+
+/** What a reader gave: text that was pasted, or a file that was chosen or dropped. */
+export type Given = string | File
+
+export function Source({ id, label, rows, value, set }: { id: string; label: string; rows: number; value: Given; set: (v: Given) => void }) {
+  const drop = (e: DragEvent) => {
+    const f = e.dataTransfer?.files[0]
+    if (f) { e.preventDefault(); set(f) }
+  }
+  return <div class="source" onDragOver={e => e.preventDefault()} onDrop={drop}>
+    <label for={id}>{label}</label>
+    {typeof value === 'string'
+      ? <textarea id={id} rows={rows} spellcheck={false} placeholder="Paste it, or drop a file here" value={value} onInput={e => set(e.currentTarget.value)} />
+      : <p id={id}><code>{value.name}</code> ({value.size} bytes) <button type="button" onClick={() => set('')}>Remove</button></p>}
+    <input type="file" aria-label={`${label}: choose a file`} onChange={e => { const f = e.currentTarget.files?.[0]; if (f) set(f); e.currentTarget.value = '' }} />
+  </div>
 }
