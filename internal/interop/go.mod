@@ -7,6 +7,7 @@ replace github.com/writ-attestation/writ => ../..
 require (
 	github.com/caddyserver/caddy/v2 v2.11.9
 	github.com/coreos/go-oidc/v3 v3.21.0
+	github.com/spiffe/go-spiffe/v2 v2.9.0
 	github.com/transparency-dev/tessera v1.0.4
 	github.com/writ-attestation/writ v0.0.0-00010101000000-000000000000
 	github.com/zitadel/oidc/v3 v3.51.17
