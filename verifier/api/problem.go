@@ -126,7 +126,7 @@ func problemOf(err error) problem {
 		return problem{Type: protocol.NotFound, Title: refusals[protocol.NotFound].title, Status: http.StatusNotFound, Detail: "no such path"}
 	case errors.As(err, &routing) && routing.Code == http.StatusMethodNotAllowed:
 		return problem{Type: codeMethod, Title: titles[codeMethod], Status: http.StatusMethodNotAllowed}
-	case errors.Is(err, ledger.ErrNotFound), errors.Is(err, ledger.ErrPruned):
+	case errors.Is(err, ledger.ErrNotFound):
 		return problem{Type: protocol.NotFound, Title: refusals[protocol.NotFound].title, Status: http.StatusNotFound}
 	case errors.Is(err, ledger.ErrPruned):
 		return problem{Type: protocol.Pruned, Title: refusals[protocol.Pruned].title, Status: http.StatusGone,
