@@ -34,6 +34,7 @@ import (
 	"github.com/writ-attestation/writ/verifier/bundle"
 	"github.com/writ-attestation/writ/verifier/ledger"
 	"github.com/writ-attestation/writ/verifier/protocol"
+	"github.com/writ-attestation/writ/verifier/rotation"
 	"github.com/writ-attestation/writ/verifier/token"
 )
 
@@ -45,8 +46,10 @@ type Verifier interface {
 	Attest(ctx context.Context, evidence []byte) (*protocol.Outcome, error)
 	Token(ctx context.Context, base string, key crypto.Signer, req evidence.Request) (*protocol.Grant, error)
 	Stopped(ctx context.Context, base string, key crypto.Signer, stop bundle.Stop) (*protocol.Stopped, error)
-	// Events calls f with each signed event until the stream ends.
-	Events(ctx context.Context, base string, key crypto.Signer, node string, f func(event string)) error
+	// Events calls f with each signed event (kind "revocation") and with what the log
+	// proves of token keys (kind "keys") until the stream ends.
+	Events(ctx context.Context, base string, key crypto.Signer, node string, f func(kind, data string)) error
+	TokenKeys(ctx context.Context) (*protocol.TokenKeys, error)
 }
 
 // Config is everything an Agent needs.
@@ -73,6 +76,8 @@ type Agent struct {
 	stopping sync.Mutex    // one stop record is written at a time
 	stops    chan struct{} // one waits
 	keepers  keepers
+	keys     tokenKeys
+	renew    chan struct{} // the base token is gone: do not wait
 
 	attesting sync.Mutex // one quote at a time; guards the fields up to mu, and q
 	next      *protocol.Challenge
@@ -105,6 +110,7 @@ type Status struct {
 type Push struct {
 	Event   string
 	Renewed bool
+	Keys    []rotation.Entry
 }
 
 // New loads the attestation key and makes the agent's own key.
@@ -115,7 +121,7 @@ func New(cfg Config) (*Agent, error) {
 	if cfg.Absence == 0 {
 		cfg.Absence = 10 * time.Second
 	}
-	a := &Agent{cfg: cfg, q: quoter{tpm: cfg.TPM, domain: cfg.Enrolment.Domain, generation: cfg.Enrolment.Generation, logs: cfg.Logs}, watch: map[chan Push]bool{}, stops: make(chan struct{}, 1),
+	a := &Agent{cfg: cfg, q: quoter{tpm: cfg.TPM, domain: cfg.Enrolment.Domain, generation: cfg.Enrolment.Generation, logs: cfg.Logs}, watch: map[chan Push]bool{}, stops: make(chan struct{}, 1), renew: make(chan struct{}, 1),
 		state: Status{Node: cfg.Enrolment.Node, Domain: cfg.Enrolment.Domain, Problem: "not attested yet"}}
 	var err error
 	if a.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
@@ -123,6 +129,9 @@ func New(cfg Config) (*Agent, error) {
 	}
 	if a.jwk, err = token.MarshalJWK(a.key.Public()); err != nil {
 		return nil, err
+	}
+	if err := a.keys.open(cfg); err != nil {
+		return nil, fmt.Errorf("starting the agent: %w", err)
 	}
 	if note := a.checkpoint(); note != "" {
 		if a.seen, err = ledger.OpenCheckpoint([]byte(note), cfg.Trust.Log...); err != nil {
@@ -201,6 +210,8 @@ func (a *Agent) pause(ctx context.Context, wait time.Duration) bool {
 		case <-ctx.Done():
 			return false
 		case <-end:
+			return true
+		case <-a.renew:
 			return true
 		case <-tick.C:
 		}
@@ -312,6 +323,11 @@ func (a *Agent) exchange(ctx context.Context, v Verifier) (*granted, error) {
 		return nil, err
 	}
 	c, err := a.verify(out.Token, req)
+	if token.Code(err) == token.UnknownKey {
+		if err = a.fetchKeys(ctx, v); err == nil {
+			c, err = a.verify(out.Token, req)
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("checking the token the verifier gave: %w", err)
 	}
@@ -324,7 +340,7 @@ func (a *Agent) verify(tok string, req evidence.Request) (*token.Claims, error) 
 		return nil, err
 	}
 	e := &a.cfg.Enrolment
-	c, err := token.Verify(tok, a.cfg.Trust.TokenKeys, token.Expect{Issuer: a.cfg.Trust.IssuerURL(), Domain: e.Domain, Audience: req.Audience, Nonce: req.R, JKT: jkt}, time.Now())
+	c, err := token.Verify(tok, a.keys.now(), token.Expect{Issuer: a.cfg.Trust.IssuerURL(), Domain: e.Domain, Audience: req.Audience, Nonce: req.R, JKT: jkt}, time.Now())
 	if err == nil && c.Subject != a.subject() {
 		err = fmt.Errorf("it is for %s", c.Subject)
 	}
@@ -420,10 +436,27 @@ func (a *Agent) listen(ctx context.Context) {
 	}
 }
 
-// heard passes an event on to the keepers, who check it themselves.
-func (a *Agent) heard(event string) {
+// heard passes what a verifier says on to the keepers, who check it themselves.
+func (a *Agent) heard(kind, data string) {
+	switch kind {
+	case "revocation":
+		a.ended(data)
+	case "keys":
+		var entries []rotation.Entry
+		err := json.Unmarshal([]byte(data), &entries)
+		if err == nil {
+			err = a.learnKeys(entries)
+		}
+		if err != nil {
+			a.cfg.Log.Warn("what was said of token keys does not prove itself and was ignored", "error", err)
+		}
+	}
+}
+
+// ended takes an event that ends tokens.
+func (a *Agent) ended(event string) {
 	want := token.Expect{Issuer: a.cfg.Trust.IssuerURL(), Domain: a.cfg.Enrolment.Domain, Audience: "spiffe://" + a.cfg.Enrolment.Domain + "/enclave"}
-	e, err := token.VerifyEvent(event, a.cfg.Trust.TokenKeys, want, time.Now())
+	e, err := token.VerifyEvent(event, a.keys.now(), want, time.Now())
 	if err != nil {
 		a.cfg.Log.Warn("an event that does not verify was ignored", "error", err)
 		return

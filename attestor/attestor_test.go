@@ -221,7 +221,7 @@ func TestEventIgnored(t *testing.T) {
 		return e
 	}
 	for _, e := range []string{"", "garbage", a.base, event(other, a.subject())} {
-		a.heard(e)
+		a.heard("revocation", e)
 	}
 	if s := a.Status(); !s.Legitimate || len(pushes) != 0 || a.current() == "" {
 		t.Errorf("an event that does not verify ended the token: %+v, %d pushes", s, len(pushes))
@@ -233,7 +233,7 @@ func TestEventIgnored(t *testing.T) {
 	if _, err := b.d.SetStatus(t.Context(), "operator/test", second.enrol.Node, "revoked", "test"); err != nil {
 		t.Fatal(err)
 	}
-	a.heard(<-events)
+	a.heard("revocation", (<-events).Data)
 	if s := a.Status(); !s.Legitimate || len(pushes) != 0 {
 		t.Errorf("another node's event ended the token: %+v", s)
 	}
@@ -245,8 +245,8 @@ func TestEventIgnored(t *testing.T) {
 		t.Fatal(err)
 	}
 	e := <-own
-	a.heard(e)
-	if s := a.Status(); s.Legitimate || s.Problem != "suspended: a reason" || (<-pushes).Event != e {
+	a.heard("revocation", e.Data)
+	if s := a.Status(); s.Legitimate || s.Problem != "suspended: a reason" || (<-pushes).Event != e.Data {
 		t.Errorf("status after a suspension: %+v", s)
 	}
 }

@@ -68,10 +68,10 @@ func newDomain(t testing.TB, name string) *domain {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { log.Close(); st.Close() })
-	d.tokenKey = k.Token
+	_, d.tokenKey = k.Tokens.First()
 	d.Service, err = verifier.New(ctx, verifier.Config{Domain: name, Name: "1", Issuer: "https://" + name, Build: "writ test", Log: log, Slog: slog.New(slog.DiscardHandler),
 		SinceBoot: func() time.Duration { return time.Since(began) }, EKRoots: [][]byte{maker.Root().Raw},
-		TokenKey: k.Token, TokenKeyID: k.TokenID(), TokenKeys: k.TokenKeys(), ChallengeKey: k.Challenge, KeyIDs: k.IDs(),
+		TokenKeys: k.Tokens, ChallengeKey: k.Challenge, KeyIDs: k.IDs(),
 		ReferenceKeys: []ed25519.PublicKey{d.refKey.Public().(ed25519.PublicKey)}, ReferenceThreshold: 1, Approvals: 1, TokenLife: time.Minute, MinLevel: "E0"})
 	if err != nil {
 		t.Fatal(err)
@@ -165,9 +165,13 @@ func (l *line) Stopped(ctx context.Context, base string, key crypto.Signer, stop
 	return &protocol.Stopped{Receipt: receipt}, err
 }
 
-func (l *line) Events(ctx context.Context, base string, key crypto.Signer, node string, f func(string)) error {
+func (l *line) TokenKeys(context.Context) (*protocol.TokenKeys, error) {
+	return l.d.PublicKeys(), l.fail()
+}
+
+func (l *line) Events(ctx context.Context, base string, key crypto.Signer, node string, f func(kind, data string)) error {
 	if l.events != nil {
-		l.events(f)
+		l.events(func(event string) { f("revocation", event) })
 		<-ctx.Done()
 		return nil
 	}
@@ -178,7 +182,7 @@ func (l *line) Events(ctx context.Context, base string, key crypto.Signer, node 
 		case <-ctx.Done():
 			return nil
 		case e := <-events:
-			f(e)
+			f(e.Kind, e.Data)
 		}
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/writ-attestation/writ/evidence"
 	"github.com/writ-attestation/writ/verifier/bundle"
 	"github.com/writ-attestation/writ/verifier/protocol"
+	"github.com/writ-attestation/writ/verifier/rotation"
 	"github.com/writ-attestation/writ/verifier/token"
 )
 
@@ -221,7 +222,10 @@ func (a *Agent) serveLease(w http.ResponseWriter, r *http.Request) {
 		fail(w, err)
 		return
 	}
-	answer(w, http.StatusOK, g)
+	answer(w, http.StatusOK, struct {
+		*protocol.Grant
+		Keys []rotation.Entry `json:"keys,omitempty"` // by which a keeper comes to know the token's key
+	}{g, a.keys.proven()})
 }
 
 func (a *Agent) serveStop(w http.ResponseWriter, r *http.Request) {
@@ -288,9 +292,12 @@ func (a *Agent) serveWatch(serving context.Context, w http.ResponseWriter, r *ht
 		case <-tick.C:
 			_, err = fmt.Fprint(w, ": alive\n\n")
 		case p := <-pushes:
-			if p.Renewed {
+			switch {
+			case p.Renewed:
 				_, err = fmt.Fprint(w, "event: renewed\ndata: {}\n\n")
-			} else {
+			case p.Keys != nil:
+				_, err = fmt.Fprintf(w, "event: keys\ndata: %s\n\n", encodeKeys(p.Keys))
+			default:
 				_, err = fmt.Fprintf(w, "event: revocation\ndata: %s\n\n", p.Event)
 			}
 		}

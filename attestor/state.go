@@ -30,6 +30,7 @@ const (
 	enrolmentFile  = "node.json"
 	trustFile      = "trust.json"
 	checkpointFile = "checkpoint"
+	tokenKeysFile  = "token-keys.json"
 )
 
 // Save writes the enrolment and the trust file into dir.

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/writ-attestation/writ/verifier/rotation"
 	"github.com/writ-attestation/writ/verifier/token"
 )
 
@@ -19,7 +20,10 @@ type trust struct {
 	V      int        `json:"v"`
 	Domain string     `json:"domain"`
 	Issuer string     `json:"issuer"`     // empty: https://<domain>
+	Log    []string   `json:"log"`        // keys of the domain's log, in note format
 	Keys   token.Keys `json:"token_keys"` // JWKS
+
+	book *rotation.Book // Keys, and what Log proved of them since
 }
 
 // loadTrust reads the members it needs of a trust file.
@@ -37,6 +41,9 @@ func loadTrust(path string) (*trust, error) {
 	}
 	if t.Issuer == "" {
 		t.Issuer = "https://" + t.Domain
+	}
+	if t.book, err = rotation.New(t.Domain, t.Log, t.Keys); err != nil {
+		return nil, fmt.Errorf("reading the trust file %s: %w", path, err)
 	}
 	return &t, nil
 }
@@ -75,6 +82,7 @@ type admission struct {
 	boot    uint32
 	seq     uint64 // of the last token
 	index   uint64 // of the last token's log entry
+	kid     string // of the key that signed the last token
 	over    bool   // after a revocation nothing counts any more
 }
 
@@ -94,7 +102,7 @@ func (a *admission) admit(g Grant, wall time.Time) (Instant, error) {
 	case g.T0 > now:
 		return 0, errors.New("checking the token: it was asked for in the future")
 	}
-	c, err := token.Verify(g.Token, a.trust.Keys, a.expect(g.R), notBefore(g.Token, wall))
+	c, err := token.Verify(g.Token, a.trust.book.Keys(wall), a.expect(g.R), notBefore(g.Token, wall))
 	if err != nil {
 		return 0, fmt.Errorf("checking the token: %w", err)
 	}
@@ -109,7 +117,7 @@ func (a *admission) admit(g Grant, wall time.Time) (Instant, error) {
 	if deadline <= now {
 		return 0, errors.New("checking the token: it has already ended on the boot clock")
 	}
-	a.subject, a.boot, a.seq, a.index = c.Subject, c.BootCount, c.Writ.Seq, uint64(c.Writ.Log.Index)
+	a.subject, a.boot, a.seq, a.index, a.kid = c.Subject, c.BootCount, c.Writ.Seq, uint64(c.Writ.Log.Index), token.KeyID(g.Token)
 	return deadline, nil
 }
 
@@ -152,7 +160,7 @@ func (a *admission) matches(c *token.Claims) error {
 func (a *admission) ends(event string, wall time.Time) (bool, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	e, err := token.VerifyEvent(event, a.trust.Keys, a.expect(""), notBefore(event, wall))
+	e, err := token.VerifyEvent(event, a.trust.book.Keys(wall), a.expect(""), notBefore(event, wall))
 	switch {
 	case err != nil:
 		return false, fmt.Errorf("checking a revocation: %w", err)
@@ -165,6 +173,22 @@ func (a *admission) ends(event string, wall time.Time) (bool, error) {
 	}
 	a.over = true
 	return true, nil
+}
+
+// learn takes what the domain's log proves of its token keys, which the agent only
+// carries, and reports whether the key behind the token in hand was withdrawn.
+func (a *admission) learn(entries []rotation.Entry) (withdrawn bool, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	_, err = a.trust.book.Learn(entries)
+	return a.kid != "" && a.trust.book.Gone(a.kid), err
+}
+
+// withdrawn reports whether the key behind the token in hand was withdrawn.
+func (a *admission) withdrawn() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.trust.book.Gone(a.kid)
 }
 
 // notBefore is the wall clock, but not earlier than a token says it was issued:

@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/writ-attestation/writ/verifier/rotation"
 )
 
 // maxAnswer bounds what the agent may answer; a token is about 2 KB.
@@ -37,10 +39,11 @@ type request struct {
 
 // An answer is the agent's, unverified: a token, or why there is none.
 type answer struct {
-	Token  string   `json:"token"`
-	Title  string   `json:"title"`
-	Detail string   `json:"detail"`
-	Events []string `json:"events"` // signed revocations behind a denial
+	Token  string           `json:"token"`
+	Title  string           `json:"title"`
+	Detail string           `json:"detail"`
+	Events []string         `json:"events"` // signed revocations behind a denial
+	Keys   []rotation.Entry `json:"keys"`   // what the log proves of token keys
 	status int
 }
 
@@ -76,11 +79,12 @@ func (a agent) stopped(ctx context.Context, statement string) error {
 	})
 }
 
-// watch calls opened once the agent has answered, and revoked for each pushed
-// revocation, still unverified. It returns when the stream ends, which stops
+// watch calls opened once the agent has answered, and pushed for each revocation
+// (kind "revocation") and what the log proves of token keys (kind "keys"), both still
+// unverified. It returns when the stream ends, which stops
 // nothing. The agent learns by it for whom it has to speak if the keeper is
 // killed before it can.
-func (a agent) watch(ctx context.Context, execution string, level Level, opened func(), revoked func(event string)) error {
+func (a agent) watch(ctx context.Context, execution string, level Level, opened func(), pushed func(kind, data string)) error {
 	return a.do(ctx, "GET /v1/watch?exec="+execution+"&level="+level.String(), "", nil, func(status int, body io.Reader) error {
 		if status != 200 {
 			return fmt.Errorf("watching: the agent answered %d", status)
@@ -94,9 +98,7 @@ func (a agent) watch(ctx context.Context, execution string, level Level, opened 
 			case "event":
 				event = strings.TrimSpace(value)
 			case "data":
-				if event == "revocation" {
-					revoked(strings.TrimSpace(value))
-				}
+				pushed(event, strings.TrimSpace(value))
 			case "":
 				if lines.Text() == "" {
 					event = ""

@@ -124,7 +124,7 @@ func (k *keeper) keep() (*Stop, int, error) {
 		k.abandon()
 		return nil, 0, err
 	}
-	go pace(ctx, life, wallSteps(ctx), k.renew, k.renewed)
+	go pace(ctx, life, wallSteps(ctx, k.again), k.renew, k.renewed)
 	go k.forward()
 	runtime.GOMAXPROCS(8) // more than there are goroutines that could have something to do
 	if k.group != nil {
@@ -164,6 +164,7 @@ func (k *keeper) prepare() (err error) {
 	if k.cfg.Audience == "" {
 		k.cfg.Audience = "spiffe://" + pinned.Domain + "/enclave"
 	}
+	k.again = make(chan struct{}, 1)
 	k.admission = &admission{
 		trust: pinned, here: here, audience: k.cfg.Audience, partition: k.cfg.Partition,
 		workload: k.program.digest, execution: k.execution, level: k.level,

@@ -110,7 +110,7 @@ func newAgent(t testing.TB, life time.Duration) *fakeAgent {
 	if err != nil {
 		t.Fatal(err)
 	}
-	trust, err := json.Marshal(map[string]any{"v": 1, "domain": testDomain, "token_keys": keys, "log": []string{"unread"}})
+	trust, err := json.Marshal(map[string]any{"v": 1, "domain": testDomain, "token_keys": keys})
 	if err != nil {
 		t.Fatal(err)
 	}

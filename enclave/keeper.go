@@ -46,6 +46,8 @@ type keeper struct {
 	result *os.File // how the work ended
 	tty    bool     // the work has the terminal
 
+	again chan struct{} // a reason to renew at once
+
 	failing  atomic.Bool  // the last renewal failed
 	deadline atomic.Int64 // of the last token; the page forgets it when revoked
 	asked    atomic.Int64 // Instant when that token was asked for

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	mathrand "math/rand/v2"
@@ -12,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/writ-attestation/writ/verifier/rotation"
 )
 
 // ask gets one more token. Each call is a request of its own: what it drew and
@@ -29,6 +32,7 @@ func (k *keeper) ask(ctx context.Context) (Grant, error) {
 	if err != nil {
 		return g, &Refusal{Code: "run/agent-unreachable", Err: err, Cure: "start `writ agent`, or name its socket with --socket"}
 	}
+	k.learn(a.Keys)
 	switch a.status {
 	case 200:
 		g.Token = a.Token
@@ -124,11 +128,10 @@ func sleep(ctx context.Context, d time.Duration, now <-chan struct{}) bool {
 // the first synchronization after the machine was paused, or at resume. It
 // decides nothing; but whoever else holds the token may see it end at another
 // moment now, so a new one is asked for.
-func wallSteps(ctx context.Context) <-chan struct{} {
-	stepped := make(chan struct{}, 1)
+func wallSteps(ctx context.Context, stepped chan struct{}) <-chan struct{} {
 	fd, err := unix.TimerfdCreate(unix.CLOCK_REALTIME, unix.TFD_CLOEXEC|unix.TFD_NONBLOCK)
 	if err != nil {
-		return nil // never ready
+		return stepped // then this is no reason to renew
 	}
 	timer := os.NewFile(uintptr(fd), "wall clock")
 	far := unix.ItimerSpec{Value: unix.Timespec{Sec: 1 << 33}}
@@ -159,12 +162,49 @@ func (k *keeper) listen(ctx context.Context, ready func()) {
 		_ = k.agent.watch(ctx, k.execution, k.level, func() {
 			pause = 100 * time.Millisecond
 			ready()
-		}, func(event string) { k.consider(event, CauseRevoked) })
+		}, func(kind, data string) {
+			switch kind {
+			case "revocation":
+				k.consider(data, CauseRevoked)
+			case "keys":
+				var entries []rotation.Entry
+				if err := json.Unmarshal([]byte(data), &entries); err == nil {
+					k.learn(entries)
+				}
+			}
+		})
 		ready()
 		if !sleep(ctx, pause, nil) {
 			return
 		}
 	}
+}
+
+// withdrawnGrace is how long work goes on that rests on a key withdrawn meanwhile: long
+// enough to get a token by another one, of which it is asked for at once.
+const withdrawnGrace = 5 * time.Second
+
+// learn takes what the log proves of token keys.
+func (k *keeper) learn(entries []rotation.Entry) {
+	if len(entries) == 0 {
+		return
+	}
+	withdrawn, err := k.admission.learn(entries)
+	if err != nil {
+		k.warn("ignoring what was said of token keys: %v", err)
+	}
+	if !withdrawn {
+		return
+	}
+	select {
+	case k.again <- struct{}{}:
+	default:
+	}
+	time.AfterFunc(withdrawnGrace, func() {
+		if k.admission.withdrawn() {
+			k.revoke(CauseRevoked)
+		}
+	})
 }
 
 // consider stops the work if an event says so and proves it.

@@ -22,6 +22,7 @@ type decision struct {
 	Input   string        `json:"input,omitempty"`   // blob: storedInput
 	Verdict string        `json:"verdict,omitempty"` // blob: the verdict's bytes
 	Claims  *token.Claims `json:"claims,omitempty"`  // nil: denied
+	KID     string        `json:"kid,omitempty"`     // of the key that was to sign them
 	Key     string        `json:"key,omitempty"`     // thumbprint of the keeper's
 	Base    uint64        `json:"base,omitempty"`    // index of the decision a further token rests on
 }
@@ -196,6 +197,7 @@ func (s *Service) record(ctx context.Context, a *appraised, req evidence.Request
 	verdict := a.verdict.Marshal()
 	blobs = append(blobs, input, verdict)
 	var claims *token.Claims
+	var kid string
 	var node Node
 	keys := []ledger.Key{nodeKey(a.node.ID), stateKey, referenceKey(a.node.Class)}
 	receipts, err := s.log.Append(ctx, ledger.Draft{Keys: keys, Blobs: blobs, Build: func(slot ledger.Slot) (ledger.Change, error) {
@@ -205,20 +207,20 @@ func (s *Service) record(ctx context.Context, a *appraised, req evidence.Request
 		}
 		claims = nil
 		run := node.Run
-		entry, err := s.decide(slot, a, &node, &claims, req, hexSum(verdict))
+		entry, err := s.decide(slot, a, &node, &claims, &kid, req, hexSum(verdict))
 		if err != nil {
 			return ledger.Change{}, err
 		}
 		node.remember(Request{ID: req.ID, Digest: digest, Index: slot.Index})
 		marks := mark(slot, &node, in, stored) // before the row is written
 		return ledger.Change{Entries: []ledger.Entry{entry}, Puts: append(append(marks, node.puts(run)...),
-			ledger.Put{Key: decisionKey(node.ID, slot.Index), Value: encode(decision{Input: hexSum(input), Verdict: hexSum(verdict), Claims: claims})})}, nil
+			ledger.Put{Key: decisionKey(node.ID, slot.Index), Value: encode(decision{Input: hexSum(input), Verdict: hexSum(verdict), Claims: claims, KID: kid})})}, nil
 	}})
 	if err != nil {
 		return nil, err
 	}
 	s.hold(a, &node)
-	return s.answer(ctx, &node, claims, verdict, receipts[0].Proof)
+	return s.answer(ctx, &node, claims, kid, verdict, receipts[0].Proof)
 }
 
 // unchanged is the look under the head lock at everything the verdict rested on
@@ -252,7 +254,7 @@ func (s *Service) unchanged(slot ledger.Slot, a *appraised) (Node, error) {
 }
 
 // decide changes the node by the verdict and returns the entry that says so.
-func (s *Service) decide(slot ledger.Slot, a *appraised, n *Node, claims **token.Claims, req evidence.Request, verdict string) (ledger.Entry, error) {
+func (s *Service) decide(slot ledger.Slot, a *appraised, n *Node, claims **token.Claims, kid *string, req evidence.Request, verdict string) (ledger.Entry, error) {
 	v := &a.verdict
 	data := bundle.Decision{Decision: v.Decision, Tier: v.Tier, At: v.At, Verdict: verdict, Evidence: v.Inputs.Evidence, References: v.Inputs.References, From: n.Effective(slot.At)}
 	n.Counter++
@@ -272,11 +274,11 @@ func (s *Service) decide(slot ledger.Slot, a *appraised, n *Node, claims **token
 		if kind == bundle.Issued || n.Run <= a.domain.Since {
 			n.Run = slot.Index
 		}
-		c, err := s.claims(slot, a, n, req, verdict)
+		c, signer, err := s.claims(slot, a, n, req, verdict)
 		if err != nil {
 			return ledger.Entry{}, err
 		}
-		*claims, data.Token = c, based(recordToken(c, req, 0), a.workload, a.keeper)
+		*claims, *kid, data.Token = c, signer, based(recordToken(c, req, 0), a.workload, a.keeper)
 		n.Boot, n.JKT, n.Deadline, n.Base = v.Next(), a.jkt, c.Expires, slot.Index
 		a.chunks(n)
 	} else {
@@ -397,7 +399,7 @@ func (s *Service) store(a *appraised) (in *storedInput, blobs [][]byte, stored [
 }
 
 // answer signs what was committed.
-func (s *Service) answer(ctx context.Context, n *Node, claims *token.Claims, verdict []byte, receipt string) (*protocol.Outcome, error) {
+func (s *Service) answer(ctx context.Context, n *Node, claims *token.Claims, kid string, verdict []byte, receipt string) (*protocol.Outcome, error) {
 	next, err := s.challenge(n, s.cfg.Now())
 	if err != nil {
 		return nil, err
@@ -412,10 +414,8 @@ func (s *Service) answer(ctx context.Context, n *Node, claims *token.Claims, ver
 		s.hub.publish(n.ID, event, s.cfg.Now())
 		return nil, &protocol.Refusal{Code: protocol.PolicyDenied, Detail: why(verdict), Denied: out}
 	}
-	if out.Token, err = token.Issue(*claims, s.cfg.TokenKey, s.cfg.Rand); err != nil {
-		return nil, fmt.Errorf("signing the token of entry %d: %w", claims.Writ.Log.Index, err)
-	}
-	return out, nil
+	out.Token, err = s.issue(claims, kid)
+	return out, err
 }
 
 // repeat answers a request that was answered before: the same claims while they
@@ -450,7 +450,16 @@ func (s *Service) repeat(ctx context.Context, n *Node, r Request) (*protocol.Out
 	if err != nil {
 		return nil, err
 	}
-	return s.answer(ctx, n, d.Claims, verdict, receipt)
+	return s.answer(ctx, n, d.Claims, s.signs(&d), verdict, receipt)
+}
+
+// signs is the key that signs a stored decision once more: the one of then while its
+// tokens count, else the one of now.
+func (s *Service) signs(d *decision) string {
+	if p := s.published.Load(); s.TokenKeys().Key(d.KID) == nil {
+		return p.signer
+	}
+	return d.KID
 }
 
 // forgery counts evidence that is not authentic. One entry a minute says how

@@ -367,7 +367,7 @@ func TestRevokedNodeStaysRevoked(t *testing.T) {
 		if _, err := d.SetStatus(ctx, operator, n.id, final, "stolen"); err != nil {
 			t.Fatal(err)
 		}
-		if e := <-events; e == "" {
+		if e := <-events; e.Data == "" {
 			t.Error("no signed event")
 		}
 		if _, ended, err := d.Ended(ctx, base); err != nil || !ended {

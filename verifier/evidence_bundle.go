@@ -11,7 +11,6 @@ import (
 	"github.com/writ-attestation/writ/verifier/bundle"
 	"github.com/writ-attestation/writ/verifier/ledger"
 	"github.com/writ-attestation/writ/verifier/protocol"
-	"github.com/writ-attestation/writ/verifier/token"
 )
 
 // Bundle puts together everything about one decision on a node, to be checked
@@ -61,7 +60,7 @@ func (s *Service) Bundle(ctx context.Context, node string, index int64) (*bundle
 		return nil, fmt.Errorf("putting together the enrolment at entry %d: %w", enrolled, err)
 	}
 	if d.Claims != nil {
-		if b.Token, err = token.Issue(*d.Claims, s.cfg.TokenKey, s.cfg.Rand); err != nil {
+		if b.Token, err = s.issue(d.Claims, s.signs(&d)); err != nil {
 			return nil, err
 		}
 	}

@@ -56,6 +56,10 @@ func (s *Service) Exchange(ctx context.Context, base *token.Claims, audience str
 	if err != nil {
 		return "", nil, err
 	}
-	tok, err := token.IssueBearer(*b, s.cfg.TokenKey, s.cfg.Rand)
+	key, err := s.signer(s.published.Load().signer)
+	if err != nil {
+		return nil, err
+	}
+	tok, err := token.IssueBearer(*b, key, s.cfg.Rand)
 	return tok, b, err
 }

@@ -21,12 +21,12 @@ import (
 
 // claims completes the claims of a token under the head lock: seq, prev and the
 // index come from there, never from the node (security rule 9).
-func (s *Service) claims(slot ledger.Slot, a *appraised, n *Node, req evidence.Request, verdict string) (*token.Claims, error) {
+func (s *Service) claims(slot ledger.Slot, a *appraised, n *Node, req evidence.Request, verdict string) (*token.Claims, string, error) {
 	v := &a.verdict
 	iat := slot.At.Unix()
 	exp := min(iat+int64(s.cfg.TokenLife.Seconds()), v.Until, a.in.Challenge.Issued+2*int64(s.cfg.TokenLife.Seconds()))
 	if exp <= iat {
-		return nil, protocol.Refuse(protocol.NonceExpired, "what the verdict rests on ended at %d, before a token could be made; attest anew", v.Until)
+		return nil, "", protocol.Refuse(protocol.NonceExpired, "what the verdict rests on ended at %d, before a token could be made; attest anew", v.Until)
 	}
 	submod := token.Submod{Status: v.Tier, Vector: affirmed(v.Vector), Policies: []string{"urn:sha256:" + v.Inputs.References}}
 	c := &token.Claims{
@@ -35,7 +35,8 @@ func (s *Service) claims(slot ledger.Slot, a *appraised, n *Node, req evidence.R
 		Confirm: token.Confirm{JKT: a.jkt}, Listed: s.listed(n.Run),
 		Writ: token.Writ{Evidence: bundle.Base64(v.Inputs.Evidence), References: bundle.Base64(v.Inputs.References), Verdict: bundle.Base64(verdict), Epoch: a.domain.Epoch},
 	}
-	return c, s.personal(slot, n, req, c)
+	kid, err := s.personal(slot, n, req, c)
+	return c, kid, err
 }
 
 // affirmed leaves out of a token what its tier does not speak for: claims the
@@ -52,11 +53,18 @@ func affirmed(v appraisal.Vector) token.Vector {
 }
 
 // personal adds what is of this request and this place in the node's chain, and
-// moves the chain on.
-func (s *Service) personal(slot ledger.Slot, n *Node, req evidence.Request, c *token.Claims) error {
+// moves the chain on. It returns the id of the key that is to sign.
+func (s *Service) personal(slot ledger.Slot, n *Node, req evidence.Request, c *token.Claims) (kid string, err error) {
+	d, _, err := slotRow[domainState](slot, stateKey)
+	if err != nil {
+		return "", err
+	}
+	if _, err := s.signer(d.Signer); err != nil {
+		return "", err
+	}
 	jti := make([]byte, 16)
 	if _, err := io.ReadFull(s.cfg.Rand, jti); err != nil {
-		return fmt.Errorf("drawing a token id: %w", err)
+		return "", fmt.Errorf("drawing a token id: %w", err)
 	}
 	c.Issuer, c.Audience, c.ID = s.cfg.Issuer, req.Audience, base64.RawURLEncoding.EncodeToString(jti)
 	c.Nonce = req.R
@@ -66,13 +74,13 @@ func (s *Service) personal(slot ledger.Slot, n *Node, req evidence.Request, c *t
 	w.V, w.State, w.Seq, w.Prev = 1, n.State, n.Seq, n.Prev
 	w.Execution, w.Workload, w.Level, w.Key = req.Execution, req.Workload, req.Level, "lease"
 	w.Log = token.Log{Origin: s.cfg.Domain + "/log", Index: int64(slot.Index)}
-	input, err := token.Prepare(*c, s.cfg.TokenKeyID)
+	input, err := token.Prepare(*c, d.Signer)
 	if err != nil {
-		return fmt.Errorf("writing the token: %w", err)
+		return "", fmt.Errorf("writing the token: %w", err)
 	}
 	sum := token.Digest(input)
 	n.Prev = base64.RawURLEncoding.EncodeToString(sum[:])
-	return nil
+	return d.Signer, nil
 }
 
 func recordToken(c *token.Claims, req evidence.Request, base uint64) *bundle.Token {
@@ -100,6 +108,7 @@ func (s *Service) Token(ctx context.Context, base *token.Claims, req evidence.Re
 	}
 	digest := hexSum(req.Marshal())
 	var claims *token.Claims
+	var kid string
 	var again *Request
 	receipts, err := s.log.Append(ctx, ledger.Draft{Keys: []ledger.Key{nodeKey(node), stateKey}, Build: func(slot ledger.Slot) (ledger.Change, error) {
 		claims, again = nil, nil
@@ -125,7 +134,7 @@ func (s *Service) Token(ctx context.Context, base *token.Claims, req evidence.Re
 		if c.Expires <= c.IssuedAt {
 			return ledger.Change{}, protocol.Refuse(protocol.TokenRevoked, "the base token expired; attest anew")
 		}
-		if err := s.personal(slot, &n, req, &c); err != nil {
+		if kid, err = s.personal(slot, &n, req, &c); err != nil {
 			return ledger.Change{}, err
 		}
 		claims = &c
@@ -133,7 +142,7 @@ func (s *Service) Token(ctx context.Context, base *token.Claims, req evidence.Re
 		return ledger.Change{
 			Entries: []ledger.Entry{s.entry(bundle.Admitted, n.ID, "verifier/"+s.cfg.Name, based(recordToken(&c, req, uint64(base.Writ.Log.Index)), workload, keeper))},
 			Puts: []ledger.Put{put(kindNode, n.ID, n),
-				{Key: decisionKey(n.ID, slot.Index), Value: encode(decision{Claims: &c, Key: req.Key, Base: uint64(base.Writ.Log.Index)})}},
+				{Key: decisionKey(n.ID, slot.Index), Value: encode(decision{Claims: &c, KID: kid, Key: req.Key, Base: uint64(base.Writ.Log.Index)})}},
 		}, nil
 	}})
 	if again != nil {
@@ -142,7 +151,7 @@ func (s *Service) Token(ctx context.Context, base *token.Claims, req evidence.Re
 	if err != nil {
 		return nil, err
 	}
-	return s.sign(claims, receipts[0].Proof)
+	return s.sign(claims, kid, receipts[0].Proof)
 }
 
 // errAnswered leaves a Build because the request was answered before.
@@ -182,12 +191,22 @@ func (s *Service) deriveAgain(ctx context.Context, node string, r Request, diges
 	return &protocol.Grant{Token: out.Token, Receipt: out.Receipt}, nil
 }
 
-func (s *Service) sign(c *token.Claims, receipt string) (*protocol.Grant, error) {
-	t, err := token.Issue(*c, s.cfg.TokenKey, s.cfg.Rand)
+func (s *Service) sign(c *token.Claims, kid, receipt string) (*protocol.Grant, error) {
+	t, err := s.issue(c, kid)
+	return &protocol.Grant{Token: t, Receipt: receipt}, err
+}
+
+// issue signs claims with the key that was to sign them when they were committed.
+func (s *Service) issue(c *token.Claims, kid string) (string, error) {
+	key, err := s.signer(kid)
 	if err != nil {
-		return nil, fmt.Errorf("signing the token of entry %d: %w", c.Writ.Log.Index, err)
+		return "", err
 	}
-	return &protocol.Grant{Token: t, Receipt: receipt}, nil
+	t, err := token.Issue(*c, key, s.cfg.Rand)
+	if err != nil {
+		return "", fmt.Errorf("signing the token of entry %d: %w", c.Writ.Log.Index, err)
+	}
+	return t, nil
 }
 
 // nodeOf is the id in a token's sub.
@@ -283,7 +302,11 @@ func (s *Service) signed(ctx context.Context, e token.Event) (string, error) {
 	}
 	e.Issuer, e.Audience, e.Epoch = s.cfg.Issuer, s.EnclaveAudience(), d.Epoch
 	e.ID, e.IssuedAt = base64.RawURLEncoding.EncodeToString(id), s.cfg.Now().Unix()
-	event, err := token.IssueEvent(e, s.cfg.TokenKey, s.cfg.Rand)
+	key, err := s.signer(d.Signer)
+	if err != nil {
+		return "", err
+	}
+	event, err := token.IssueEvent(e, key, s.cfg.Rand)
 	if err != nil {
 		return "", fmt.Errorf("signing the event that ends tokens of %s: %w", e.Subject, err)
 	}

@@ -78,12 +78,12 @@ func openDomain(t testing.TB, memory *storetest.Memory, change ...func(*verifier
 	if err != nil {
 		t.Fatal(err)
 	}
-	keys, err := token.NewKeys(key.Public())
+	ring, err := keys.NewRing(key)
 	if err != nil {
 		t.Fatal(err)
 	}
 	d.cfg = verifier.Config{Domain: "test.invalid", Name: "1", Issuer: "https://test.invalid", Build: "writ test", Slog: slog.New(slog.DiscardHandler), Now: d.now, SinceBoot: d.sinceBoot,
-		EKRoots: [][]byte{maker.Root().Raw}, TokenKey: key, TokenKeyID: keys.IDs()[0], TokenKeys: keys, ChallengeKey: make([]byte, 32), KeyIDs: map[string]string{"token": keys.IDs()[0]},
+		EKRoots: [][]byte{maker.Root().Raw}, TokenKeys: ring, ChallengeKey: make([]byte, 32), KeyIDs: map[string]string{"challenge": "of the file"},
 		ReferenceKeys: []ed25519.PublicKey{d.refKey.Public().(ed25519.PublicKey)}, ReferenceThreshold: 1, Approvals: 1, TokenLife: time.Minute, MinLevel: "E0"}
 	for _, c := range change {
 		c(&d.cfg)

@@ -14,9 +14,13 @@ import (
 // missed here is only late: the token's deadline is what stops work.
 type hub struct {
 	mu   sync.Mutex
-	subs map[string]map[chan string]bool // by node; "": of all nodes
-	past []said                          // the events that may still matter, oldest first
+	subs map[string]map[chan Message]bool // by node; "": of all nodes
+	past []said                           // the events that may still matter, oldest first
 }
+
+// Message is what a stream is told: a signed event (kind "revocation"), or what the
+// log proves of token keys (kind "keys", a JSON list of rotation.Entry).
+type Message struct{ Kind, Data string }
 
 // said is an event that was published.
 type said struct {
@@ -24,14 +28,14 @@ type said struct {
 	event string
 }
 
-func (h *hub) init() { h.subs = map[string]map[chan string]bool{} }
+func (h *hub) init() { h.subs = map[string]map[chan Message]bool{} }
 
-func (h *hub) subscribe(node string) (<-chan string, func()) {
-	c := make(chan string, 16)
+func (h *hub) subscribe(node string) (<-chan Message, func()) {
+	c := make(chan Message, 16)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.subs[node] == nil {
-		h.subs[node] = map[chan string]bool{}
+		h.subs[node] = map[chan Message]bool{}
 	}
 	h.subs[node][c] = true
 	return c, func() {
@@ -49,14 +53,24 @@ func (h *hub) subscribe(node string) (<-chan string, func()) {
 func (h *hub) publish(node, event string, at time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	m := Message{Kind: "revocation", Data: event}
 	if node != "" {
-		h.tell(node, event)
+		h.tell(node, m)
 	}
-	h.tell("", event)
+	h.tell("", m)
 	h.past = append(slices.DeleteFunc(h.past, func(s said) bool { return at.Sub(s.at) > token.MaxLife }), said{at, event})
 }
 
-func (h *hub) tell(node, event string) {
+// all tells every stream.
+func (h *hub) all(m Message) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for node := range h.subs {
+		h.tell(node, m)
+	}
+}
+
+func (h *hub) tell(node string, event Message) {
 	for c := range h.subs[node] {
 		select {
 		case c <- event:
@@ -92,12 +106,12 @@ func (h *hub) everyone(at time.Time, event func(node string) (string, error)) er
 
 // Events subscribes to a node's signed events until the returned function is
 // called; the channel is closed when the reader falls behind.
-func (s *Service) Events(node string) (<-chan string, func()) { return s.hub.subscribe(node) }
+func (s *Service) Events(node string) (<-chan Message, func()) { return s.hub.subscribe(node) }
 
 // Feed subscribes to the signed events about all nodes, as Events does about one.
 // past are those said before that may still matter; they are all there are of the
 // time since. A token older than that may have been ended unheard.
-func (s *Service) Feed(ctx context.Context) (past []string, since time.Time, events <-chan string, cancel func(), err error) {
+func (s *Service) Feed(ctx context.Context) (past []string, since time.Time, events <-chan Message, cancel func(), err error) {
 	events, cancel = s.hub.subscribe("")
 	event, err := s.domainEvent(ctx, "epoch", "the domain's epoch")
 	if err != nil {

@@ -38,7 +38,7 @@ func (s *Service) sound() error { return errors.Join(s.ClockSound(), s.log.Froze
 func (s *Service) open(tok string) *token.Claims {
 	want := token.Expect{Issuer: s.cfg.Issuer, Domain: s.cfg.Domain}
 	for _, want.Audience = range append([]string{s.EnclaveAudience()}, s.cfg.Audiences...) {
-		c, err := token.Verify(tok, s.cfg.TokenKeys, want, s.cfg.Now())
+		c, err := token.Verify(tok, s.TokenKeys(), want, s.cfg.Now())
 		if err == nil {
 			return c
 		}

@@ -13,7 +13,7 @@ import (
 
 // Kinds of state rows.
 const (
-	kindDomain     = "domain"     // "keys", "state"
+	kindDomain     = "domain"     // "keys", "state", "token-keys"
 	kindNode       = "node"       // by node id
 	kindEK         = "ek"         // by ekID -> node id
 	kindAK         = "ak"         // by SHA-256 of the TPMT_PUBLIC -> node id

@@ -20,6 +20,7 @@ type domainState struct {
 	Generation uint64 `json:"generation"` // +1 when any reference set is activated
 	Frozen     bool   `json:"frozen"`
 	Since      uint64 `json:"since,omitempty"` // index of the last act that ended every token
+	Signer     string `json:"signer"`          // id of the token key that signs
 }
 
 // end ends every token of the domain.

@@ -151,7 +151,7 @@ func TestFreezeReachesEveryListener(t *testing.T) {
 	want := token.Expect{Issuer: d.Issuer(), Domain: d.cfg.Domain, Audience: d.EnclaveAudience()}
 	select {
 	case set := <-events:
-		if e, err := token.VerifyEvent(set, d.TokenKeys(), want, d.now()); err != nil || !e.Ends(base) {
+		if e, err := token.VerifyEvent(set.Data, d.TokenKeys(), want, d.now()); err != nil || !e.Ends(base) {
 			t.Errorf("%+v, %v", e, err)
 		}
 	default:
@@ -305,16 +305,16 @@ func TestChangedKeyStopsStart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	set, err := token.NewKeys(key.Public())
+	ring, err := keys.NewRing(key)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name, change := range map[string]func(*verifier.Config){
 		"another token key": func(c *verifier.Config) {
-			c.TokenKey, c.TokenKeyID, c.TokenKeys, c.KeyIDs = key, set.IDs()[0], set, map[string]string{"token": set.IDs()[0]}
+			c.TokenKeys = ring
 		},
-		"no token key id":         func(c *verifier.Config) { c.KeyIDs = nil },
-		"under another purpose":   func(c *verifier.Config) { c.KeyIDs = map[string]string{"svid": good.TokenKeyID} },
+		"no key ids":              func(c *verifier.Config) { c.KeyIDs = nil },
+		"under another purpose":   func(c *verifier.Config) { c.KeyIDs = map[string]string{"svid": "another"} },
 		"another domain's files":  func(c *verifier.Config) { c.Domain = "other.invalid" },
 		"no challenge key at all": func(c *verifier.Config) { c.ChallengeKey = nil },
 	} {

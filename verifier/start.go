@@ -10,6 +10,7 @@ import (
 	"github.com/writ-attestation/writ/verifier/bundle"
 	"github.com/writ-attestation/writ/verifier/keys"
 	"github.com/writ-attestation/writ/verifier/ledger"
+	"github.com/writ-attestation/writ/verifier/token"
 )
 
 // Purposes of recorded keys. All but the log key are the same on every verifier
@@ -17,6 +18,8 @@ import (
 const (
 	logPurpose  = "log" // of the verifier that began the domain
 	peerPurpose = "log/"
+
+	tokenPurpose = "token" // the one that signs
 
 	retiredPurpose = "retired-log/" // they never count again
 )
@@ -27,7 +30,7 @@ const (
 func (s *Service) start(ctx context.Context) error {
 	key := ledger.Key{Kind: kindDomain, ID: "keys"}
 	blobs := slices.Concat(s.roots, s.cfg.IAKRoots) // bundles name them by digest
-	_, err := s.log.Append(ctx, ledger.Draft{Keys: []ledger.Key{key}, Blobs: blobs, Build: func(slot ledger.Slot) (ledger.Change, error) {
+	_, err := s.log.Append(ctx, ledger.Draft{Keys: []ledger.Key{key, tokenKeysKey, stateKey}, Blobs: blobs, Build: func(slot ledger.Slot) (ledger.Change, error) {
 		have := map[string]string{}
 		if row, ok := slot.Row(key); ok {
 			if err := json.Unmarshal(row, &have); err != nil {
@@ -37,11 +40,16 @@ func (s *Service) start(ctx context.Context) error {
 				return ledger.Change{}, err
 			}
 		}
+		signer, puts, err := s.firstKey(slot, have[tokenPurpose])
+		if err != nil {
+			return ledger.Change{}, err
+		}
 		for purpose, id := range s.cfg.KeyIDs {
 			if purpose != logPurpose || have[logPurpose] == "" {
 				have[purpose] = id
 			}
 		}
+		have[tokenPurpose] = signer
 		entries, err := s.joined(have)
 		if err != nil {
 			return ledger.Change{}, err
@@ -52,7 +60,7 @@ func (s *Service) start(ctx context.Context) error {
 		}
 		entries = append(entries, retired...)
 		entries = append(entries, s.entry(bundle.VerifierStarted, "verifier/"+s.cfg.Name, "verifier", bundle.Started{Verifier: s.cfg.Name, Build: s.cfg.Build, Keys: have}))
-		return ledger.Change{Puts: []ledger.Put{{Key: key, Value: encode(have)}}, Entries: entries}, nil
+		return ledger.Change{Puts: append(puts, ledger.Put{Key: key, Value: encode(have)}), Entries: entries}, nil
 	}})
 	if err != nil {
 		return fmt.Errorf("starting the verifier: %w", err)
@@ -60,10 +68,36 @@ func (s *Service) start(ctx context.Context) error {
 	return nil
 }
 
+// firstKey returns the token key that signs, which must be here. In a store that
+// knows of none it is the one recorded, or the first of a new domain.
+func (s *Service) firstKey(slot ledger.Slot, recorded string) (kid string, puts []ledger.Put, err error) {
+	d, _, err := slotRow[domainState](slot, stateKey)
+	if err != nil {
+		return "", nil, err
+	}
+	if d.Signer != "" {
+		_, err := s.signer(d.Signer)
+		return d.Signer, nil, err
+	}
+	kid, key := s.cfg.TokenKeys.First()
+	if recorded != "" {
+		if key, err = s.signer(recorded); err != nil {
+			return "", nil, err
+		}
+		kid = recorded
+	}
+	jwk, err := token.MarshalJWK(key.Public())
+	if err != nil {
+		return "", nil, err
+	}
+	d.Signer = kid
+	return kid, []ledger.Put{put(kindDomain, "token-keys", tokenKeys{Keys: []tokenKey{{ID: kid, JWK: jwk, From: slot.At.Unix()}}}), put(kindDomain, "state", d)}, nil
+}
+
 // recorded holds this verifier's keys against those of the domain.
 func (s *Service) recorded(have map[string]string) error {
 	for purpose, id := range have {
-		if purpose == logPurpose || strings.HasPrefix(purpose, peerPurpose) || strings.HasPrefix(purpose, retiredPurpose) || s.cfg.KeyIDs[purpose] == id {
+		if purpose == logPurpose || purpose == tokenPurpose || strings.HasPrefix(purpose, peerPurpose) || strings.HasPrefix(purpose, retiredPurpose) || s.cfg.KeyIDs[purpose] == id {
 			continue
 		}
 		return fmt.Errorf("%w: the %s key is %.16s, but this store was made with %.16s; restore the key file, or begin a new domain", keys.ErrMissing, purpose, s.cfg.KeyIDs[purpose], id)

@@ -100,7 +100,11 @@ func (s *Service) StatusList(ctx context.Context, n uint64) (string, error) {
 	if err := s.fill(ctx, l, n*listSize); err != nil {
 		return "", fmt.Errorf("reading the statuses of list %d: %w", n, err)
 	}
-	jwt, err := token.IssueStatusList(l, s.cfg.TokenKey, s.cfg.Rand)
+	key, err := s.signer(s.published.Load().signer)
+	if err != nil {
+		return "", err
+	}
+	jwt, err := token.IssueStatusList(l, key, s.cfg.Rand)
 	if err != nil {
 		return "", err
 	}

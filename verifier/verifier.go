@@ -10,7 +10,6 @@ package verifier
 
 import (
 	"context"
-	"crypto"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha256"
@@ -27,6 +26,7 @@ import (
 	"time"
 
 	"github.com/writ-attestation/writ/verifier/bundle"
+	"github.com/writ-attestation/writ/verifier/keys"
 	"github.com/writ-attestation/writ/verifier/ledger"
 	"github.com/writ-attestation/writ/verifier/reference"
 	"github.com/writ-attestation/writ/verifier/token"
@@ -53,9 +53,9 @@ type Config struct {
 	// Issuers fetches what a chain lacks; what it returns is never a root. nil: nothing is fetched.
 	Issuers func(ctx context.Context, ek *x509.Certificate) ([][]byte, error)
 
-	TokenKey     crypto.Signer     // P-256
-	TokenKeyID   string            // its RFC 7638 thumbprint
-	TokenKeys    token.Keys        // every key of this issuer that still counts
+	TokenKeys    *keys.Ring        // the private ones of this verifier
+	TokenKeyLife time.Duration     // after which another key signs; 0: when operators say so
+	KeyOverlap   time.Duration     // how long a token key is published before it signs; 0: KeyOverlap
 	ChallengeKey []byte            // 32 bytes
 	KeyIDs       map[string]string // purpose -> id, recorded in store and log
 	Witnesses    string            // policy of the log's witnesses, for the trust file
@@ -90,6 +90,9 @@ type Service struct {
 	sets  sync.Map  // parsed reference sets in force, by digest
 	roots [][]byte
 
+	published  atomic.Pointer[published]
+	refreshing sync.Mutex // one refresh of published at a time
+
 	forged      atomic.Uint64
 	forgedSince atomic.Int64
 }
@@ -104,14 +107,19 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.KeyOverlap == 0 {
+		cfg.KeyOverlap = KeyOverlap
+	}
 	if cfg.Rand == nil {
 		cfg.Rand = rand.Reader
 	}
 	switch {
 	case cfg.Domain == "" || cfg.Issuer == "" || cfg.Log == nil || cfg.Slog == nil:
 		return nil, errors.New("starting the verifier: domain, issuer, log and logger are needed")
-	case len(cfg.ChallengeKey) != 32 || cfg.TokenKey == nil || cfg.TokenKeyID == "":
+	case len(cfg.ChallengeKey) != 32 || cfg.TokenKeys == nil:
 		return nil, errors.New("starting the verifier: a token key and a challenge key of 32 bytes are needed")
+	case cfg.KeyOverlap < 0 || cfg.TokenKeyLife < 0 || cfg.TokenKeyLife != 0 && cfg.TokenKeyLife < 2*cfg.KeyOverlap:
+		return nil, errors.New("starting the verifier: a token key must sign for longer than it is published before")
 	case cfg.SinceBoot == nil:
 		return nil, errors.New("starting the verifier: a clock that counts since boot is needed")
 	case cfg.TokenLife < 2*time.Second || cfg.TokenLife > token.MaxLife:
@@ -128,6 +136,9 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 	s.hub.init()
 	s.held.init()
 	if err := s.start(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.refreshKeys(ctx); err != nil {
 		return nil, err
 	}
 	s.recallWitnessed(ctx)
@@ -151,9 +162,6 @@ func (s *Service) Domain() string { return s.cfg.Domain }
 // Issuer returns the iss of the domain's tokens.
 func (s *Service) Issuer() string { return s.cfg.Issuer }
 
-// TokenKeys returns the keys that tokens of this domain are checked with.
-func (s *Service) TokenKeys() token.Keys { return s.cfg.TokenKeys }
-
 // TokenLife is the longest a token lives.
 func (s *Service) TokenLife() time.Duration { return s.cfg.TokenLife }
 
@@ -163,7 +171,7 @@ func (s *Service) Log() *ledger.Log { return s.log }
 // Trust is what somebody needs to check this domain's bundles and tokens
 // offline. It is public.
 func (s *Service) Trust(logKeys ...string) (*bundle.Trust, error) {
-	t := &bundle.Trust{V: 1, Domain: s.cfg.Domain, Log: logKeys, TokenKeys: s.cfg.TokenKeys, WitnessPolicy: s.cfg.Witnesses}
+	t := &bundle.Trust{V: 1, Domain: s.cfg.Domain, Log: logKeys, TokenKeys: s.TokenKeys(), WitnessPolicy: s.cfg.Witnesses}
 	if s.cfg.ReferenceThreshold > 1 {
 		t.Threshold = s.cfg.ReferenceThreshold
 	}

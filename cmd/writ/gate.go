@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/writ-attestation/writ/enclave/gate"
 	"github.com/writ-attestation/writ/verifier/client"
+	"github.com/writ-attestation/writ/verifier/rotation"
 )
 
 // gateFlags are those of writ gate.
@@ -79,7 +81,7 @@ func (g *gateFlags) run(cmd *cobra.Command) error {
 	}
 	log := newLogger(cmd.ErrOrStderr(), g.logs)
 	cfg := gate.Config{
-		Issuer: trust.IssuerURL(), Domain: trust.Domain, Keys: trust.TokenKeys, Audience: g.audience,
+		Issuer: trust.IssuerURL(), Domain: trust.Domain, Keys: trust.TokenKeys, LogKeys: trust.Log, Audience: g.audience,
 		Origin: g.origin, Proxy: gate.Proxy(g.proxy), Feed: !g.noFeed, Now: time.Now, Log: log,
 	}
 	if g.upstream != "" {
@@ -128,6 +130,15 @@ func feed(ctx context.Context, c *client.Client, g *gate.Gate, log *slog.Logger)
 			case "revocation":
 				if err := g.Event(data); err != nil {
 					log.Warn("following revocations", "error", err)
+				}
+			case "keys":
+				var entries []rotation.Entry
+				err := json.Unmarshal([]byte(data), &entries)
+				if err == nil {
+					err = g.Learn(entries)
+				}
+				if err != nil {
+					log.Warn("following token keys", "error", err)
 				}
 			case "since":
 				if s, err := strconv.ParseInt(data, 10, 64); err == nil {

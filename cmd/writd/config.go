@@ -21,6 +21,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 
 	"github.com/writ-attestation/writ/tpm/ekroots"
+	"github.com/writ-attestation/writ/verifier"
 	"github.com/writ-attestation/writ/verifier/aia"
 	"github.com/writ-attestation/writ/verifier/bundle"
 	"github.com/writ-attestation/writ/verifier/reference"
@@ -47,6 +48,8 @@ type config struct {
 	Addresses          []string `toml:"addresses"`
 	Issuer             string   `toml:"issuer"`
 	TokenLife          duration `toml:"token_life"`
+	TokenKeyLife       duration `toml:"token_key_life"`
+	TokenKeyOverlap    duration `toml:"token_key_overlap"`
 	Audiences          []string `toml:"audiences"`
 	ExchangeAudiences  []string `toml:"exchange_audiences"`
 	MinLevel           string   `toml:"min_level"`
@@ -83,7 +86,7 @@ func (d *duration) UnmarshalText(b []byte) error {
 }
 
 func defaults() config {
-	return config{Name: "1", Data: "/var/lib/writd", Listen: "0.0.0.0:8443", Admin: "127.0.0.1:8444", TokenLife: duration(time.Minute), WitnessEvery: duration(2 * time.Second), MinLevel: "E3", Public: opened{Pages: []string{}},
+	return config{Name: "1", Data: "/var/lib/writd", Listen: "0.0.0.0:8443", Admin: "127.0.0.1:8444", TokenLife: duration(time.Minute), TokenKeyOverlap: duration(verifier.KeyOverlap), WitnessEvery: duration(2 * time.Second), MinLevel: "E3", Public: opened{Pages: []string{}},
 		ReferenceThreshold: 1, Approvals: 2, LogLevel: "info", LogFormat: "json"}
 }
 
@@ -154,6 +157,14 @@ func (c *config) check() error {
 	}
 	if life := time.Duration(c.TokenLife); life < 2*time.Second || life > 5*time.Minute {
 		bad("token_life %s: 2s to 300s are possible", life)
+	}
+	switch life, overlap := time.Duration(c.TokenKeyLife), time.Duration(c.TokenKeyOverlap); {
+	case overlap < time.Second:
+		bad("token_key_overlap %s: at least 1s is needed, and %s unless no relying party keeps the key set", overlap, verifier.KeyOverlap)
+	case life != 0 && life < 2*overlap:
+		bad("token_key_life %s: expected 0 or at least twice token_key_overlap", life)
+	case life != 0 && len(c.Peers) > 0:
+		bad("token_key_life: with peers rotate by hand, for the file of the new key must be copied to them")
 	}
 	if !slices.Contains([]string{"E0", "E1", "E2", "E3", "E4"}, c.MinLevel) {
 		bad("min_level %q: expected E0 to E4", c.MinLevel)

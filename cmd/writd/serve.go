@@ -157,7 +157,7 @@ func (v *running) service(ctx context.Context) (*verifier.Service, error) {
 	}
 	return verifier.New(ctx, verifier.Config{
 		Domain: c.Domain, Name: c.Name, Issuer: c.issuer(), Build: "writ " + version, Log: v.ledger, Slog: v.log, SinceBoot: sinceBoot,
-		EKRoots: roots, IAKRoots: devices, EKVendors: bundle, EKIntermediates: intermediates, Issuers: c.issuers(), TokenKey: v.keys.Token, TokenKeyID: v.keys.TokenID(), TokenKeys: v.keys.TokenKeys(), ChallengeKey: v.keys.Challenge, KeyIDs: v.keys.IDs(), PeerLogKeys: peers, RetiredLogKeys: retired, Witnesses: c.Witnesses,
+		EKRoots: roots, IAKRoots: devices, EKVendors: bundle, EKIntermediates: intermediates, Issuers: c.issuers(), TokenKeys: v.keys.Tokens, TokenKeyLife: time.Duration(c.TokenKeyLife), KeyOverlap: time.Duration(c.TokenKeyOverlap), ChallengeKey: v.keys.Challenge, KeyIDs: v.keys.IDs(), PeerLogKeys: peers, RetiredLogKeys: retired, Witnesses: c.Witnesses,
 		ReferenceKeys: signers, ReferenceThreshold: c.ReferenceThreshold, Approvals: c.Approvals,
 		TokenLife: time.Duration(c.TokenLife), Audiences: c.Audiences, Exchange: c.ExchangeAudiences, MinLevel: c.MinLevel, ProveHaltEvery: time.Duration(c.ProveHaltEvery),
 	})
@@ -219,6 +219,11 @@ func (v *running) serve(ctx context.Context, public, admin string, ready func(pu
 		defer stop()
 		pruning.Go(func() { v.svc.Retain(while, keep) })
 	}
+	tending, untend := context.WithCancel(ctx)
+	var tended sync.WaitGroup
+	defer tended.Wait()
+	defer untend()
+	tended.Go(func() { v.tend(tending) })
 	if ready != nil {
 		if err := ready(p.Addr(), a.Addr()); err != nil {
 			return err
@@ -231,6 +236,35 @@ func (v *running) serve(ctx context.Context, public, admin string, ready func(pu
 	go supervised.Watch(watched, v.log, v.commits)
 	v.log.InfoContext(ctx, "serving", "domain", v.cfg.Domain, "address", p.Addr().String(), "admin", a.Addr().String(), "entries", v.ledger.Size(), "operator", filepath.Join(v.cfg.Data, "operator.pem"))
 	return until(ctx, s, p, a)
+}
+
+// tend looks after the token keys: at once when the log has grown, for another
+// verifier may have withdrawn one, but not more than a few times a second.
+func (v *running) tend(ctx context.Context) {
+	const often, seldom = 200 * time.Millisecond, time.Second
+	last := ""
+	for {
+		grown := v.ledger.Changed()
+		err := v.svc.TendKeys(ctx)
+		if text := fmt.Sprint(err); err != nil && ctx.Err() == nil && text != last {
+			v.log.ErrorContext(ctx, "looking after the token keys", "error", err)
+		}
+		last = fmt.Sprint(err)
+		pause := time.NewTimer(seldom)
+		select {
+		case <-ctx.Done():
+			return
+		case <-grown:
+			pause.Reset(often)
+		case <-pause.C:
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-pause.C:
+		}
+	}
 }
 
 // commits reports whether the committer still answers, whatever it answers: a frozen

@@ -23,6 +23,7 @@ import (
 
 	"github.com/writ-attestation/writ/enclave"
 	"github.com/writ-attestation/writ/internal/replay"
+	"github.com/writ-attestation/writ/verifier/rotation"
 	"github.com/writ-attestation/writ/verifier/token"
 )
 
@@ -37,6 +38,7 @@ type Config struct {
 	Domain   string // trust domain of their subjects
 	Audience string // the gate's own
 	Keys     token.Keys
+	LogKeys  []string // keys of the domain's log, by which others of its token keys are proven
 
 	Origin string // scheme and host that clients use, "https://api.example.org"
 	Proxy  Proxy  // which proxy asks; not needed with an upstream alone
@@ -59,6 +61,7 @@ type Gate struct {
 
 	mu     sync.Mutex // guards what follows
 	keys   token.Keys
+	book   *rotation.Book              // Keys of the configuration, and what the log proved since
 	passes map[[sha256.Size]byte]*pass // tokens whose signature was checked
 	ended  map[string]uint64           // by subject: sequence numbers up to this are revoked
 	epoch  uint64                      // the highest that the domain signed
@@ -89,11 +92,16 @@ func New(cfg Config) (*Gate, error) {
 	if cfg.Proxy != "" && !cfg.Proxy.known() {
 		return nil, fmt.Errorf("unknown proxy %q; known are %s", cfg.Proxy, Proxies())
 	}
+	book, err := rotation.New(cfg.Domain, cfg.LogKeys, cfg.Keys)
+	if err != nil {
+		return nil, err
+	}
 	return &Gate{
 		cfg:    cfg,
 		expect: token.Expect{Issuer: cfg.Issuer, Domain: cfg.Domain, Audience: cfg.Audience},
 		proofs: replay.Memory{PerKey: 1 << 18},
 		keys:   cfg.Keys,
+		book:   book,
 		passes: map[[sha256.Size]byte]*pass{},
 		ended:  map[string]uint64{},
 	}, nil
@@ -107,6 +115,19 @@ func (g *Gate) SetKeys(keys token.Keys) {
 	for _, p := range g.passes {
 		g.drop(p)
 	}
+}
+
+// Learn takes what the domain's log proves of its token keys. Tokens of one that was
+// withdrawn end now. An error is of what does not prove itself: it changes nothing.
+func (g *Gate) Learn(entries []rotation.Entry) error {
+	g.mu.Lock()
+	news, err := g.book.Learn(entries)
+	keys := g.book.Keys(g.cfg.Now())
+	g.mu.Unlock()
+	if news {
+		g.SetKeys(keys)
+	}
+	return err
 }
 
 // Alive records that the feed of revocations was heard, with an event or without.

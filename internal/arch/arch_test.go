@@ -34,17 +34,18 @@ var layers = map[string]string{
 	"verifier/appraisal":       "tpm tpm/eventlog tpm/ima tpm/oslog evidence verifier/reference verifier/rules",
 	"verifier/rules":           "",
 	"verifier/token":           "",
+	"verifier/rotation":        "verifier/token",
 	"verifier/ledger":          "",
 	"verifier/store":           "verifier/ledger",
 	"verifier/store/storetest": "verifier/ledger",
 	"verifier/keys":            "internal/durable verifier/token",
-	"verifier/bundle":          "evidence tpm verifier/appraisal verifier/ledger verifier/reference verifier/token",
-	"verifier":                 "evidence tpm tpm/ekroots tpm/eventlog tpm/ima verifier/appraisal verifier/protocol verifier/bundle verifier/keys verifier/ledger verifier/reference verifier/token",
+	"verifier/bundle":          "evidence tpm verifier/appraisal verifier/ledger verifier/reference verifier/rotation verifier/token",
+	"verifier":                 "evidence tpm tpm/ekroots tpm/eventlog tpm/ima verifier/appraisal verifier/protocol verifier/bundle verifier/keys verifier/ledger verifier/reference verifier/rotation verifier/token",
 	"verifier/api":             "internal/replay evidence verifier verifier/console verifier/protocol verifier/bundle verifier/keys verifier/ledger verifier/token",
 	"verifier/console":         "",
 	"verifier/console/wasm":    "verifier/appraisal verifier/bundle",
-	"verifier/client":          "evidence verifier/protocol verifier/bundle verifier/keys verifier/ledger verifier/token",
-	"enclave/gate":             "enclave internal/replay verifier/token",
+	"verifier/client":          "evidence verifier/protocol verifier/bundle verifier/keys verifier/ledger verifier/rotation verifier/token",
+	"enclave/gate":             "enclave internal/replay verifier/rotation verifier/token",
 	"internal/durable":         "",
 	"internal/supervised":      "",
 	"internal/replay":          "verifier/token",
@@ -52,16 +53,16 @@ var layers = map[string]string{
 	"verifier/corim":           "verifier/reference",
 	"verifier/aia":             "",
 	"verifier/packages":        "",
-	"verifier/protocol":        "",
+	"verifier/protocol":        "verifier/rotation",
 	"verifier/witness":         "verifier/bundle verifier/ledger",
 	"verifier/lineage":         "verifier/appraisal verifier/bundle verifier/ledger",
-	"attestor":                 "internal/durable verifier/protocol evidence tpm tpm/device tpm/eventlog tpm/ima verifier/bundle verifier/ledger verifier/token",
-	"enclave":                  "verifier/token",
+	"attestor":                 "internal/durable verifier/protocol evidence tpm tpm/device tpm/eventlog tpm/ima verifier/bundle verifier/ledger verifier/rotation verifier/token",
+	"enclave":                  "verifier/rotation verifier/token",
 	"internal/arch":            "",
 }
 
 // pure packages compute: the same bytes in, the same bytes out.
-var pure = strings.Fields("tpm tpm/ekroots tpm/eventlog tpm/ima tpm/oslog evidence verifier/appraisal verifier/reference verifier/token verifier/bundle verifier/lineage verifier/protocol verifier/rules")
+var pure = strings.Fields("tpm tpm/ekroots tpm/eventlog tpm/ima tpm/oslog evidence verifier/appraisal verifier/reference verifier/token verifier/bundle verifier/lineage verifier/protocol verifier/rotation verifier/rules")
 
 // impure imports read the outside world, wait for it, or depend on chance.
 var impure = strings.Fields(`context crypto/rand crypto/tls database/sql io/ioutil log log/slog

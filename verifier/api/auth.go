@@ -51,6 +51,7 @@ type call struct {
 	actor  string        // operator: as the history names it
 	may    keys.Operator // operator: with its roles
 	claims *token.Claims // nodeKey, endedKey: of the token presented
+	kid    string        // of the key that signed it
 }
 
 // guard lets a request through to its handler if it is for us, in form, and has
@@ -253,7 +254,7 @@ func (s *Server) possession(q *call) error {
 	if ended && q.auth != endedKey {
 		return protocol.Refuse(protocol.TokenRevoked, "the token was ended before it expired; attest anew")
 	}
-	q.claims = claims
+	q.claims, q.kid = claims, token.KeyID(tok)
 	return nil
 }
 

@@ -216,11 +216,11 @@ func TestProofs(t *testing.T) {
 		"the token as a proof":  {base: base, proof: base},
 		"no token":              {base: "", key: n.key, body: body},
 		"by another issuer":     {base: forge(func(*token.Claims) {}, p256(t)), key: n.key, body: body},
-		"for another audience":  {base: forge(func(c *token.Claims) { c.Audience = "https://other.example" }, d.keys.Token), key: n.key, body: body},
-		"expired":               {base: forge(func(c *token.Claims) { c.IssuedAt, c.NotBefore, c.Expires = 1000, 1000, 1060 }, d.keys.Token), key: n.key, body: body},
+		"for another audience":  {base: forge(func(c *token.Claims) { c.Audience = "https://other.example" }, tokenKey(d)), key: n.key, body: body},
+		"expired":               {base: forge(func(c *token.Claims) { c.IssuedAt, c.NotBefore, c.Expires = 1000, 1000, 1060 }, tokenKey(d)), key: n.key, body: body},
 		"bound to another key": {base: forge(func(c *token.Claims) {
 			c.Confirm.JKT, _ = token.Thumbprint(other.Public())
-		}, d.keys.Token), key: n.key, body: body},
+		}, tokenKey(d)), key: n.key, body: body},
 	} {
 		got := d.ask(d.http(), http.MethodPost, "/v1/tokens", mediaJSON, body, d.prove(p))
 		if got.status != http.StatusUnauthorized || !strings.HasPrefix(got.header.Get("WWW-Authenticate"), "DPoP ") {

@@ -35,7 +35,7 @@ func (d *domain) listener(c *client.Client, n *node, base string) *listener {
 	l := &listener{make(chan string, 8), make(chan error, 1)}
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
-	wg.Go(func() { l.ended <- c.Events(ctx, base, n.key, n.id, func(e string) { l.heard <- e }) })
+	wg.Go(func() { l.ended <- c.Events(ctx, base, n.key, n.id, func(_, e string) { l.heard <- e }) })
 	d.t.Cleanup(func() { cancel(); wg.Wait() })
 	return l
 }
@@ -66,7 +66,7 @@ func wait[T any](t testing.TB, what string, c <-chan T) T {
 // verified checks an event and that it ends a token.
 func (d *domain) verified(event, base string) *token.Event {
 	d.t.Helper()
-	e, err := token.VerifyEvent(event, d.keys.TokenKeys(), token.Expect{Issuer: d.svc.Issuer(), Domain: d.name, Audience: d.svc.EnclaveAudience()}, time.Now())
+	e, err := token.VerifyEvent(event, d.svc.TokenKeys(), token.Expect{Issuer: d.svc.Issuer(), Domain: d.name, Audience: d.svc.EnclaveAudience()}, time.Now())
 	if err != nil {
 		d.t.Fatal(err)
 	}
@@ -94,7 +94,7 @@ func TestFeed(t *testing.T) {
 	}
 	early := follow()
 	want := token.Expect{Issuer: d.svc.Issuer(), Domain: d.name, Audience: d.svc.EnclaveAudience()}
-	epoch, err := token.VerifyEvent(wait(t, "the epoch", early)[1], d.keys.TokenKeys(), want, time.Now())
+	epoch, err := token.VerifyEvent(wait(t, "the epoch", early)[1], d.svc.TokenKeys(), want, time.Now())
 	if err != nil || epoch.Ends(d.claims(base)) {
 		t.Fatalf("the epoch at the start: %+v, %v", epoch, err)
 	}
@@ -202,14 +202,14 @@ func TestStreamEndsWithItsToken(t *testing.T) {
 	if at := time.Now().Unix(); at < d.claims2(base) {
 		t.Error("it ended before the token")
 	}
-	err := c.Events(t.Context(), base, n.key, n.id, func(string) {})
+	err := c.Events(t.Context(), base, n.key, n.id, func(_, _ string) {})
 	refused(t, err, codeUnauthenticated)
 }
 
 // claims2 is the exp of a token that may have expired.
 func (d *domain) claims2(tok string) int64 {
 	d.t.Helper()
-	c, err := token.Verify(tok, d.keys.TokenKeys(), token.Expect{Issuer: d.svc.Issuer(), Domain: d.name, Audience: d.svc.EnclaveAudience()}, time.Now().Add(-10*time.Second))
+	c, err := token.Verify(tok, d.svc.TokenKeys(), token.Expect{Issuer: d.svc.Issuer(), Domain: d.name, Audience: d.svc.EnclaveAudience()}, time.Now().Add(-10*time.Second))
 	if err != nil && token.Code(err) != token.NotYetValid {
 		d.t.Fatal(err)
 	}
@@ -224,7 +224,7 @@ func TestNodeHearsOnlyItself(t *testing.T) {
 	t.Parallel()
 	d := newDomain(t)
 	n, c, base := d.working()
-	err := c.Events(t.Context(), base, n.key, strings.Repeat("0", 32), func(string) {})
+	err := c.Events(t.Context(), base, n.key, strings.Repeat("0", 32), func(_, _ string) {})
 	refused(t, err, codeRole)
 }
 

@@ -3,6 +3,7 @@ package api
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/ed25519"
 	"crypto/tls"
 	"encoding/json"
@@ -94,7 +95,7 @@ func open(dir string, root []byte, opts ...option) (*running, error) {
 	}
 	cfg := verifier.Config{Domain: domainName, Name: "1", Issuer: "https://" + domainName, Build: "writ test", Slog: slog.New(slog.DiscardHandler), Now: time.Now,
 		SinceBoot: func() time.Duration { return time.Since(began) },
-		EKRoots:   [][]byte{root}, TokenKey: k.Token, TokenKeyID: k.TokenID(), TokenKeys: k.TokenKeys(), ChallengeKey: k.Challenge, KeyIDs: k.IDs(),
+		EKRoots:   [][]byte{root}, TokenKeys: k.Tokens, ChallengeKey: k.Challenge, KeyIDs: k.IDs(),
 		ReferenceKeys: []ed25519.PublicKey{signer().Public().(ed25519.PublicKey)}, ReferenceThreshold: 1, Approvals: 1, TokenLife: time.Minute, MinLevel: "E0"}
 	api := Config{Keys: k, Name: "1", Hosts: []string{"127.0.0.1", "localhost"}, Version: "test", Log: cfg.Slog}
 	for _, o := range opts {
@@ -304,9 +305,15 @@ func (d *domain) working() (n *node, c *client.Client, base string) {
 
 func (d *domain) claims(tok string) *token.Claims {
 	d.t.Helper()
-	c, err := token.Verify(tok, d.keys.TokenKeys(), token.Expect{Issuer: d.svc.Issuer(), Domain: d.name, Audience: d.svc.EnclaveAudience()}, time.Now().Add(time.Duration(d.ahead.Load())))
+	c, err := token.Verify(tok, d.svc.TokenKeys(), token.Expect{Issuer: d.svc.Issuer(), Domain: d.name, Audience: d.svc.EnclaveAudience()}, time.Now().Add(time.Duration(d.ahead.Load())))
 	if err != nil {
 		d.t.Fatal(err)
 	}
 	return c
+}
+
+// tokenKey is the key that the domain began with.
+func tokenKey(d *domain) crypto.Signer {
+	_, key := d.keys.Tokens.First()
+	return key
 }

@@ -51,7 +51,7 @@ func TestHostileTokens(t *testing.T) {
 		}
 		path := strings.Replace(r.path, ":id", n.id, 1)
 		t.Run(r.name, func(t *testing.T) {
-			w := &hostile.World{Issuer: d.keys.Token, Holder: n.key, Claims: *d.claims(base), At: time.Now(), Epoch: r.auth == nodeKey && d.claims(base).Writ.Epoch > 0}
+			w := &hostile.World{Issuer: tokenKey(d), Holder: n.key, Claims: *d.claims(base), At: time.Now(), Epoch: r.auth == nodeKey && d.claims(base).Writ.Epoch > 0}
 			hostile.Challenged(t, w, hostile.Mutations/4, hostile.Call{Method: r.method, URL: d.url + path, Body: bodies[path], Send: func(authorization, proof string) *http.Response {
 				tried++
 				ctx := context.WithValue(context.WithValue(t.Context(), http.LocalAddrContextKey, local), peerKey{}, &peer{remote: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(tried >> 16), byte(tried >> 8), byte(tried)}), 32)})

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/writ-attestation/writ/evidence"
+	"github.com/writ-attestation/writ/verifier"
 	"github.com/writ-attestation/writ/verifier/bundle"
 	"github.com/writ-attestation/writ/verifier/protocol"
 	"github.com/writ-attestation/writ/verifier/token"
@@ -118,7 +119,7 @@ func (s *Server) events(q *call) error {
 	}
 	ctx, expire := context.WithTimeout(ctx, time.Unix(q.claims.Expires, 0).Sub(s.cfg.Now()))
 	defer expire()
-	s.follow(ctx, st, events, func(event string) bool { return s.ends(event, q.claims) })
+	s.follow(ctx, st, events, func(m verifier.Message) bool { return s.ends(m, q.claims, q.kid) })
 	return nil
 }
 
@@ -137,6 +138,15 @@ func (s *Server) feed(q *call) error {
 	if err := st.begin(); err != nil {
 		return err
 	}
+	if proven := s.svc.PublicKeys().Proven; len(proven) > 0 {
+		encoded, err := json.Marshal(proven)
+		if err != nil {
+			return err
+		}
+		if err := st.message(verifier.Message{Kind: "keys", Data: string(encoded)}); err != nil {
+			return nil
+		}
+	}
 	for _, event := range past {
 		if err := st.event(event); err != nil {
 			return nil // the other end has gone
@@ -145,13 +155,13 @@ func (s *Server) feed(q *call) error {
 	if err := st.write(fmt.Sprintf("event: since\ndata: %d\n\n", since.Unix())); err != nil {
 		return nil
 	}
-	s.follow(ctx, st, events, func(string) bool { return false })
+	s.follow(ctx, st, events, func(verifier.Message) bool { return false })
 	return nil
 }
 
 // follow hands on events until one is the last, the reader does not keep up, or
 // either end goes.
-func (s *Server) follow(ctx context.Context, st stream, events <-chan string, last func(event string) bool) {
+func (s *Server) follow(ctx context.Context, st stream, events <-chan verifier.Message, last func(verifier.Message) bool) {
 	beat := time.NewTicker(heartbeat)
 	defer beat.Stop()
 	for {
@@ -167,7 +177,7 @@ func (s *Server) follow(ctx context.Context, st stream, events <-chan string, la
 			if !ok {
 				return
 			}
-			if err = st.event(event); err == nil && last(event) {
+			if err = st.message(event); err == nil && last(event) {
 				return
 			}
 		}
@@ -177,9 +187,13 @@ func (s *Server) follow(ctx context.Context, st stream, events <-chan string, la
 	}
 }
 
-// ends reports whether an event of ours ends a token.
-func (s *Server) ends(event string, c *token.Claims) bool {
-	e, err := token.VerifyEvent(event, s.svc.TokenKeys(), token.Expect{Issuer: s.svc.Issuer(), Domain: s.svc.Domain(), Audience: s.svc.EnclaveAudience()}, s.cfg.Now())
+// ends reports whether what was said ends a token: an event of ours, or that the key
+// that signed it counts no more.
+func (s *Server) ends(m verifier.Message, c *token.Claims, kid string) bool {
+	if m.Kind == "keys" {
+		return s.svc.TokenKeys().Key(kid) == nil
+	}
+	e, err := token.VerifyEvent(m.Data, s.svc.TokenKeys(), token.Expect{Issuer: s.svc.Issuer(), Domain: s.svc.Domain(), Audience: s.svc.EnclaveAudience()}, s.cfg.Now())
 	return err == nil && e.Ends(c)
 }
 
@@ -199,10 +213,14 @@ func (st stream) begin() error {
 }
 
 func (st stream) event(event string) error {
-	if strings.ContainsAny(event, "\r\n") {
+	return st.message(verifier.Message{Kind: "revocation", Data: event})
+}
+
+func (st stream) message(m verifier.Message) error {
+	if strings.ContainsAny(m.Data, "\r\n") {
 		panic("api: an event is not one line")
 	}
-	return st.write("event: revocation\ndata: " + event + "\n\n")
+	return st.write("event: " + m.Kind + "\ndata: " + m.Data + "\n\n")
 }
 
 func (st stream) write(text string) error {

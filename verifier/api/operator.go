@@ -185,6 +185,34 @@ func (s *Server) governance(q *call) error {
 	return q.answer(g)
 }
 
+// changeKeys takes the role of an approver for a new key and of an operator to
+// withdraw one, which only closes.
+func (s *Server) changeKeys(q *call) error {
+	var act protocol.KeyAct
+	if err := q.decode(&act); err != nil {
+		return err
+	}
+	ctx := q.Request().Context()
+	var role keys.Role
+	var do func() (*protocol.KeyChange, error)
+	switch act.Act {
+	case "rotate":
+		role, do = keys.Approver, func() (*protocol.KeyChange, error) { return s.svc.RotateKey(ctx, q.actor) }
+	case "withdraw":
+		role, do = keys.Actor, func() (*protocol.KeyChange, error) { return s.svc.WithdrawKey(ctx, q.actor, act.KID, act.Reason) }
+	default:
+		return malformed("act %.40q: expected rotate or withdraw", act.Act)
+	}
+	if !q.may.May(role) {
+		return &httpError{status: http.StatusForbidden, code: codeRole, detail: fmt.Sprintf("role %s is required for this", role)}
+	}
+	change, err := do()
+	if err != nil {
+		return err
+	}
+	return q.answer(change)
+}
+
 // freeze takes the role of an operator to freeze and of an approver to agree to
 // the end of it: what opens is another act than what closes.
 func (s *Server) freeze(q *call) error {

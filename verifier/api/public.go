@@ -47,7 +47,7 @@ func (s *Server) spiffe(q *call) error {
 }
 
 // jwks is the key set of the issuer. A new key is in it for twice the time that
-// others may keep it before it is used.
+// others may keep it before it is used (verifier.KeyOverlap).
 func (s *Server) jwks(q *call) error {
 	q.cache("public, max-age=300")
 	return q.Blob(http.StatusOK, mediaJSON, s.svc.TokenKeys().MarshalJWKS())
@@ -75,6 +75,11 @@ func (s *Server) statusLists(q *call) error {
 	}
 	q.cache("public, max-age=300")
 	return q.answer(out)
+}
+
+func (s *Server) publicKeys(q *call) error {
+	q.cache("no-cache")
+	return q.answer(s.svc.PublicKeys())
 }
 
 func (s *Server) domain(q *call) error {

@@ -64,6 +64,7 @@ func (s *Server) publicRoutes() []route {
 		{method: get, path: "/.well-known/openid-configuration", auth: public, out: mediaJSON, name: "openidConfiguration", about: "OpenID Connect discovery.", handle: s.discovery},
 		{method: get, path: "/.well-known/oauth-authorization-server", auth: public, out: mediaJSON, name: "authorizationServer", about: "OAuth server metadata (RFC 8414).", handle: s.discovery},
 		{method: get, path: "/.well-known/jwks.json", auth: public, out: mediaJSON, name: "jwks", about: "The keys that tokens are signed with.", handle: s.jwks},
+		{method: get, path: "/v1/public/keys", auth: public, out: mediaJSON, name: "publicKeys", about: "The token keys, and the log entries that prove them.", gives: protocol.TokenKeys{}, handle: s.publicKeys},
 		{method: get, path: "/v1/domain", auth: public, out: mediaJSON, name: "domain", about: "The domain's trust file.", handle: s.domain},
 		{method: get, path: "/log/checkpoint", auth: public, out: mediaText, name: "checkpoint", about: "The log's signed checkpoint (c2sp.org/tlog-checkpoint).", handle: s.checkpoint},
 		{method: get, path: "/log/tile/*", auth: public, out: mediaBytes, name: "tile", about: "A tile of hashes (c2sp.org/tlog-tiles).", handle: s.tile},
@@ -90,6 +91,7 @@ func (s *Server) publicRoutes() []route {
 		{method: del, path: "/v1/join-tokens/:id", auth: operator, roles: actors, name: "revokeJoinToken", about: "End a join token.", handle: s.revokeJoinToken},
 		{method: get, path: "/v1/freeze", auth: operator, roles: anyRole, out: mediaJSON, name: "governance", about: "Whether the domain is frozen.", gives: protocol.Governance{}, handle: s.governance},
 		{method: post, path: "/v1/freeze", auth: operator, roles: []keys.Role{keys.Actor, keys.Approver}, in: mediaJSON, max: maxMessage, out: mediaJSON, name: "freeze", about: "Freeze the domain (operator), or agree to lift the freeze (approver).", takes: protocol.GovernanceChange{}, gives: protocol.Governance{}, handle: s.freeze},
+		{method: post, path: "/v1/keys", auth: operator, roles: []keys.Role{keys.Actor, keys.Approver}, in: mediaJSON, max: maxMessage, out: mediaJSON, name: "changeKeys", about: "Agree to another token key (approver), or withdraw one (operator).", takes: protocol.KeyAct{}, gives: protocol.KeyChange{}, handle: s.changeKeys},
 		{method: get, path: "/v1/audit", auth: operator, roles: []keys.Role{keys.Auditor}, query: "from to", out: mediaJSON, name: "audit", about: "Read entries of the log.", gives: protocol.Audit{}, handle: s.audit},
 	}...)
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 
 	"github.com/writ-attestation/writ/verifier/ledger"
+	"github.com/writ-attestation/writ/verifier/rotation"
 )
 
 // The kinds of log entries (data of each: the struct named beside it).
@@ -23,6 +24,9 @@ const (
 	ReferenceActive   = "reference.activated"  // Reference
 	JoinTokenMade     = "join-token.created"   // JoinToken
 	JoinTokenRevoked  = "join-token.revoked"   // JoinToken
+	KeyIntroduced     = rotation.Introduced    // rotation.Introduction
+	KeyRotated        = rotation.Rotated       // rotation.Rotation
+	KeyWithdrawn      = rotation.Withdrawn     // rotation.Withdrawal
 	Frozen            = "governance.frozen"    // Governance
 	Unfrozen          = "governance.unfrozen"  // Governance
 	VerifierStarted   = "verifier.started"     // Started

@@ -260,7 +260,7 @@ func TestEvents(t *testing.T) {
 		"cut off":               {stream: "event: revocation\ndata: a\n"},
 		"unknown fields":        {stream: "id: 1\nretry: 5\nx\nevent: revocation\ndata: a\n\n", want: []string{"a"}},
 		"a line without end":    {stream: strings.Repeat("x", maxLine+1), fails: true},
-		"an event without end":  {stream: strings.Repeat("data: "+strings.Repeat("x", 1000)+"\n", 80), fails: true},
+		"an event without end":  {stream: strings.Repeat("data: "+strings.Repeat("x", 1000)+"\n", maxLine/1000), fails: true},
 		"the type of one event": {stream: "event: revocation\n\ndata: a\n\n"},
 	} {
 		var got []string
@@ -276,7 +276,7 @@ func TestEventsThatAreNone(t *testing.T) {
 	t.Parallel()
 	c := domain(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "event: revocation\ndata: a\n\n") })
 	key := newAuthority(t).key
-	err := c.Events(context.Background(), "token", key, "n", func(e string) { t.Errorf("heard %q", e) })
+	err := c.Events(context.Background(), "token", key, "n", func(_, e string) { t.Errorf("heard %q", e) })
 	if !errors.Is(err, ErrUnreachable) {
 		t.Error(err)
 	}

@@ -12,32 +12,37 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/writ-attestation/writ/verifier/protocol"
 )
 
 // Limits of an event stream.
 const (
-	maxLine = 64 << 10         // bytes: an event is one signed line
+	maxLine = 256 << 10        // bytes: an event is one signed line; what proves the token keys has more
 	silence = 20 * time.Second // four heartbeats missed: nobody is there
 )
 
 // errSilent ends a stream that says nothing any more.
 var errSilent = errors.New("nothing was heard for 20s")
 
-// Events calls f with each signed event for a node until the stream ends, which
-// it does when the token expires or is revoked. Connecting again is for the
-// caller.
-func (c *Client) Events(ctx context.Context, base string, key crypto.Signer, node string, f func(event string)) error {
+// Events calls f with each signed event for a node (kind "revocation") and with what
+// the log proves of new token keys (kind "keys", []rotation.Entry) until the stream
+// ends, which it does when the token expires or is revoked. Connecting again is for
+// the caller.
+func (c *Client) Events(ctx context.Context, base string, key crypto.Signer, node string, f func(kind, data string)) error {
 	r := call{method: http.MethodGet, path: "/v1/nodes/" + url.PathEscape(node) + "/events", base: base, key: key}
-	return c.follow(ctx, r, func() {}, func(kind, data string) {
-		if kind == "revocation" {
-			f(data)
-		}
-	})
+	return c.follow(ctx, r, func() {}, f)
+}
+
+// TokenKeys gets the domain's token keys and what proves them.
+func (c *Client) TokenKeys(ctx context.Context) (*protocol.TokenKeys, error) {
+	return exchange[protocol.TokenKeys](ctx, c, call{method: http.MethodGet, path: "/v1/public/keys"}, nil)
 }
 
 // Feed tells f of the events about all nodes, kind "revocation", first those said
 // before; then, once, kind "since": the Unix second since when there were no
-// others. heard is called at each sign of life. It ends with the stream.
+// others; and, first and when it changes, of what the log proves of the token keys,
+// kind "keys". heard is called at each sign of life. It ends with the stream.
 func (c *Client) Feed(ctx context.Context, heard func(), f func(kind, data string)) error {
 	return c.follow(ctx, call{method: http.MethodGet, path: "/v1/events"}, heard, f)
 }

@@ -100,6 +100,11 @@ func (c *Client) Freeze(ctx context.Context, change protocol.GovernanceChange) (
 	return exchange[protocol.Governance](ctx, c, act(http.MethodPost, "/v1/freeze"), change)
 }
 
+// ChangeKeys agrees to another token key, or withdraws one.
+func (c *Client) ChangeKeys(ctx context.Context, change protocol.KeyAct) (*protocol.KeyChange, error) {
+	return exchange[protocol.KeyChange](ctx, c, act(http.MethodPost, "/v1/keys"), change)
+}
+
 // Audit returns leaves of the log from index from up to, not including, to.
 func (c *Client) Audit(ctx context.Context, from, to uint64) (*protocol.Audit, error) {
 	return exchange[protocol.Audit](ctx, c, get("/v1/audit", url.Values{

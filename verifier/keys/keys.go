@@ -9,7 +9,8 @@
 // What DATA holds (files 0600, directories 0700, all PEM):
 //
 //	keys/log.pem          Ed25519, signs checkpoints under the name <domain>/log
-//	keys/token.pem        P-256, signs tokens and events
+//	keys/token.pem        P-256, signs tokens and events; the first of the domain
+//	keys/token-KID.pem    as it, later ones by their ids
 //	keys/tls-ca.pem       P-256 and certificate, signs the certificates verifiers answer with
 //	keys/operator-ca.pem  P-256 and certificate, signs the certificates of operators
 //	keys/challenge.pem    32 bytes, authenticates challenges
@@ -37,14 +38,13 @@ import (
 	"time"
 
 	"github.com/writ-attestation/writ/internal/durable"
-	"github.com/writ-attestation/writ/verifier/token"
 )
 
 // Keys is the key material of one verifier of a domain. It is safe for
 // concurrent use.
 type Keys struct {
 	Log       ed25519.PrivateKey
-	Token     *ecdsa.PrivateKey
+	Tokens    *Ring
 	Challenge []byte // 32 bytes
 
 	domain   string
@@ -174,7 +174,6 @@ func load(dir, domain string) (*Keys, error) {
 		read func(*pem.Block, []byte) error
 	}{
 		{logFile, func(b *pem.Block, _ []byte) error { return parseKey(b, &k.Log) }},
-		{tokenFile, func(b *pem.Block, _ []byte) error { return parseKey(b, &k.Token) }},
 		{tlsFile, func(b *pem.Block, rest []byte) error { return k.tls.parse(b, rest, domain) }},
 		{operatorFile, func(b *pem.Block, rest []byte) error { return k.operator.parse(b, rest, domain) }},
 		{challengeFile, func(b *pem.Block, _ []byte) error {
@@ -195,6 +194,10 @@ func load(dir, domain string) (*Keys, error) {
 		if err := f.read(block, rest); err != nil {
 			return nil, fmt.Errorf("reading %s: %w", f.name, err)
 		}
+	}
+	var err error
+	if k.Tokens, err = openRing(dir); err != nil {
+		return nil, err
 	}
 	return k, k.distinct()
 }
@@ -218,7 +221,11 @@ func readPrivate(path string) ([]byte, error) {
 // be shown for the other.
 func (k *Keys) distinct() error {
 	purposes := make(map[string]string)
-	for purpose, key := range map[string]crypto.Signer{"log": k.Log, "token": k.Token, "tls-ca": k.tls.key, "operator-ca": k.operator.key} {
+	keys := map[string]crypto.Signer{"log": k.Log, "tls-ca": k.tls.key, "operator-ca": k.operator.key}
+	for kid, r := range k.Tokens.keys {
+		keys["token "+kid] = r.signer
+	}
+	for purpose, key := range keys {
 		der, err := x509.MarshalPKIXPublicKey(key.Public())
 		if err != nil {
 			return fmt.Errorf("reading the %s key: %w", purpose, err)
@@ -241,23 +248,11 @@ func (k *Keys) IDs() map[string]string {
 	pin := k.Pin()
 	return map[string]string{
 		"log":         hex.EncodeToString(sum[:]),
-		"token":       k.TokenID(),
+		"token":       k.Tokens.first,
 		"tls-ca":      hex.EncodeToString(pin[:]),
 		"operator-ca": hex.EncodeToString(operator[:]),
 		"challenge":   hex.EncodeToString(mac.Sum(nil)),
 	}
-}
-
-// TokenID is the kid of tokens.
-func (k *Keys) TokenID() string { return k.TokenKeys().IDs()[0] }
-
-// TokenKeys is the set that others check tokens with.
-func (k *Keys) TokenKeys() token.Keys {
-	set, err := token.NewKeys(k.Token.Public())
-	if err != nil {
-		panic("keys: the token key is no token key: " + err.Error())
-	}
-	return set
 }
 
 func marshalKey(key crypto.PrivateKey) ([]byte, error) {

@@ -28,15 +28,38 @@ type Invitation struct {
 	Files      map[string][]byte `json:"files"`      // of the keys folder, without the log key
 }
 
-// sharedFiles are the keys that all verifiers of a domain have: nodes pin the
-// first three when they are provisioned, and take a challenge of one verifier to
-// another. The log key is each verifier's own.
-func sharedFiles() []string { return []string{tokenFile, tlsFile, operatorFile, challengeFile} }
+// sharedFiles are the keys that all verifiers of a domain have beside the token
+// keys: nodes pin both authorities when they are provisioned, and take a challenge
+// of one verifier to another. The log key is each verifier's own.
+func sharedFiles() []string { return []string{tlsFile, operatorFile, challengeFile} }
+
+// shared reports whether the files are those of sharedFiles and token keys, one at least.
+func shared(files map[string][]byte) bool {
+	rest := len(files)
+	for _, name := range sharedFiles() {
+		if _, ok := files[name]; !ok {
+			return false
+		}
+		rest--
+	}
+	for name := range files {
+		if isTokenFile(name) {
+			if rest--; rest == 0 {
+				return true // nothing else is among them
+			}
+		}
+	}
+	return false
+}
 
 // Invite returns the invitation of the domain whose keys are in data, as a file.
 func Invite(data, domain string, logKeys []string, checkpoint []byte) ([]byte, error) {
 	in := Invitation{V: 1, Domain: domain, Log: logKeys, Checkpoint: string(checkpoint), Files: map[string][]byte{}}
-	for _, name := range sharedFiles() {
+	names, err := tokenFiles(filepath.Join(data, directory))
+	if err != nil {
+		return nil, fmt.Errorf("inviting a verifier: %w", err)
+	}
+	for _, name := range append(names, sharedFiles()...) {
 		b, err := readPrivate(filepath.Join(data, directory, name))
 		if err != nil {
 			return nil, fmt.Errorf("inviting a verifier: %w", err)
@@ -54,8 +77,8 @@ func ParseInvitation(raw []byte, domain string) (*Invitation, error) {
 	if err := d.Decode(in); err != nil {
 		return nil, fmt.Errorf("reading the invitation: %w", err)
 	}
-	if in.V != 1 || in.Domain != domain || len(in.Log) == 0 || len(in.Files) != len(sharedFiles()) {
-		return nil, fmt.Errorf("reading the invitation: expected version 1 for %s with %d keys, found version %d for %.100q with %d", domain, len(sharedFiles()), in.V, in.Domain, len(in.Files))
+	if in.V != 1 || in.Domain != domain || len(in.Log) == 0 || !shared(in.Files) {
+		return nil, fmt.Errorf("reading the invitation: expected version 1 for %s with token keys and %v, found version %d for %.100q with %d files", domain, sharedFiles(), in.V, in.Domain, len(in.Files))
 	}
 	return in, nil
 }
@@ -87,11 +110,11 @@ func (in *Invitation) Join(data string) (_ *Keys, err error) {
 	if files[logFile], err = marshalKey(own); err != nil {
 		return nil, fmt.Errorf("joining: %w", err)
 	}
-	for _, name := range sharedFiles() {
-		if block, _ := pem.Decode(in.Files[name]); block == nil {
-			return nil, fmt.Errorf("joining: the invitation has no %s", name)
+	for name, b := range in.Files {
+		if block, _ := pem.Decode(b); block == nil {
+			return nil, fmt.Errorf("joining: %s of the invitation is no PEM", name)
 		}
-		files[name] = in.Files[name]
+		files[name] = b
 	}
 	for name, b := range files {
 		if err := durable.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {

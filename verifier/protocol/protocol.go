@@ -9,6 +9,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"time"
+
+	"github.com/writ-attestation/writ/verifier/rotation"
 )
 
 // EK is an endorsement key of a TPM with what its maker says of it.
@@ -171,6 +173,38 @@ type Governance struct {
 type GovernanceChange struct {
 	Frozen bool   `json:"frozen"`
 	Reason string `json:"reason"`
+}
+
+// TokenKeys is GET /v1/public/keys: the domain's token keys, and the log entries by
+// which whoever pinned the log's key comes to know them.
+type TokenKeys struct {
+	Keys   []TokenKey       `json:"keys"`
+	Proven []rotation.Entry `json:"proven"`
+}
+
+// TokenKey is one of them.
+type TokenKey struct {
+	KID   string `json:"kid"`
+	State string `json:"state"`           // signing, next, retiring, retired or withdrawn
+	From  int64  `json:"from"`            // Unix second since when it signs, or will
+	Until int64  `json:"until,omitempty"` // when its last token has expired
+}
+
+// KeyAct is POST /v1/keys: "rotate", or "withdraw" of a key for a reason.
+type KeyAct struct {
+	Act    string `json:"act"`
+	KID    string `json:"kid,omitempty"`
+	Reason string `json:"reason,omitempty"`
+}
+
+// KeyChange is what came of it: the key that signs, from when. KID is empty while
+// approvals are missing.
+type KeyChange struct {
+	KID       string `json:"kid,omitempty"`
+	From      int64  `json:"from,omitempty"`
+	Epoch     uint64 `json:"epoch"`
+	Approvals int    `json:"approvals"`
+	Needed    int    `json:"needed"`
 }
 
 // Problem types, the last part of a problem's URI.

@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/sha256"
 	"encoding/asn1"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +16,7 @@ import (
 const (
 	algorithm     = "ES256" // the one alg: Kubernetes, SPIFFE and the clouds refuse EdDSA
 	signatureSize = 86      // of 64 bytes in base64url
+	maxHeader     = 1 << 10 // bytes that KeyID looks at
 )
 
 // Digest names a token by the SHA-256 of its JWS signing input; it takes the
@@ -93,6 +95,23 @@ func openUpTo(size int, tok, typ string, keys Keys) (payload string, err error) 
 		return "", refuse(Malformed, "the payload is not base64url")
 	}
 	return string(b), nil
+}
+
+// KeyID is the kid that a token or an event names, "" if it has none. It is not
+// verified: it says which key to ask for, nothing more.
+func KeyID(tok string) string {
+	header, _, _ := strings.Cut(tok, ".")
+	b, err := encoding.DecodeString(header)
+	if err != nil || len(b) > maxHeader {
+		return ""
+	}
+	var h struct {
+		KID string `json:"kid"`
+	}
+	if json.Unmarshal(b, &h) != nil {
+		return ""
+	}
+	return h.KID
 }
 
 // readHeader reads a header of exactly typ, alg and kid. A header that says

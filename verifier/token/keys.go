@@ -121,6 +121,14 @@ func (k *Keys) UnmarshalJSON(b []byte) (err error) {
 // IDs returns the key ids, in the order the keys were given.
 func (k Keys) IDs() []string { return slices.Clone(k.ids) }
 
+// Key returns the key of an id, nil if the set has none.
+func (k Keys) Key(id string) crypto.PublicKey {
+	if key := k.byID[id]; key != nil {
+		return key
+	}
+	return nil
+}
+
 // Thumbprint is the id of a P-256 public key: the SHA-256 of its RFC 7638 form in
 // base64url.
 func Thumbprint(public crypto.PublicKey) (string, error) {
