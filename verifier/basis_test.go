@@ -148,7 +148,7 @@ func (d *domain) recordedAgain(b *bundle.Bundle, change func(*bundle.Token)) *bu
 	}
 	claims := *d.claims(b.Token)
 	claims.Writ.Log.Index = int64(index)
-	if out.Token, err = token.Issue(claims, d.cfg.TokenKey, rand.Reader); err != nil {
+	if out.Token, err = token.Issue(claims, tokenKey(d), rand.Reader); err != nil {
 		d.t.Fatal(err)
 	}
 	return &out

@@ -494,3 +494,9 @@ func random(n int) string {
 }
 
 var _ crypto.Signer = (*ecdsa.PrivateKey)(nil)
+
+// tokenKey is the key that the domain began with.
+func tokenKey(d *domain) crypto.Signer {
+	_, key := d.cfg.TokenKeys.First()
+	return key
+}

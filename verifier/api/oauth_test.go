@@ -83,7 +83,7 @@ func TestIntrospectHostileTokens(t *testing.T) {
 	t.Parallel()
 	d := newDomain(t, serves)
 	n, _, base := d.working()
-	w := &hostile.World{Issuer: d.keys.Token, Holder: n.key, Claims: *d.claims(base), At: time.Now(), Epoch: d.claims(base).Writ.Epoch > 0}
+	w := &hostile.World{Issuer: tokenKey(d), Holder: n.key, Claims: *d.claims(base), At: time.Now(), Epoch: d.claims(base).Writ.Epoch > 0}
 	hostile.Refused(t, w, hostile.Mutations, d.party().active)
 }
 
