@@ -61,7 +61,7 @@ func (c *crowd) follow(ctx context.Context, wg *sync.WaitGroup, h *hand) {
 			case <-ctx.Done():
 				return
 			case tok := <-h.fresh:
-				_ = h.c.Events(ctx, tok, h.n.key, h.n.id, func(event string) {
+				_ = h.c.Events(ctx, tok, h.n.key, h.n.id, func(_, event string) {
 					_, err := token.VerifyEvent(event, c.trust.TokenKeys, want, time.Now())
 					c.heard <- heard{h, time.Now(), err}
 				})
