@@ -28,7 +28,7 @@ func TestStatusListEndsAToken(t *testing.T) {
 		if got.status != http.StatusOK || got.header.Get("Content-Type") != mediaStatusList || got.header.Get("Cache-Control") != "public, max-age=10" || len(got.body) > 4096 {
 			t.Fatalf("%d %v, %d bytes", got.status, got.header, len(got.body))
 		}
-		l, err := token.ParseStatusList(string(got.body), d.keys.TokenKeys(), place.URI, time.Now().Add(time.Duration(d.ahead.Load())))
+		l, err := token.ParseStatusList(string(got.body), d.svc.TokenKeys(), place.URI, time.Now().Add(time.Duration(d.ahead.Load())))
 		if err != nil {
 			t.Fatal(err)
 		}
