@@ -58,7 +58,7 @@ func (s *Service) Exchange(ctx context.Context, base *token.Claims, audience str
 	}
 	key, err := s.signer(s.published.Load().signer)
 	if err != nil {
-		return nil, err
+		return "", nil, err
 	}
 	tok, err := token.IssueBearer(*b, key, s.cfg.Rand)
 	return tok, b, err
