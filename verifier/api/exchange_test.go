@@ -59,7 +59,7 @@ func TestExchange(t *testing.T) {
 	if d.party().active(out.Token) == nil {
 		t.Error("a bearer token counts as a token of ours")
 	}
-	if _, err := token.Verify(out.Token, d.keys.TokenKeys(), token.Expect{Issuer: d.svc.Issuer(), Domain: d.name, Audience: cloud}, time.Now()); token.Code(err) != token.WrongType {
+	if _, err := token.Verify(out.Token, d.svc.TokenKeys(), token.Expect{Issuer: d.svc.Issuer(), Domain: d.name, Audience: cloud}, time.Now()); token.Code(err) != token.WrongType {
 		t.Errorf("a bearer token as a token of ours: %v", err)
 	}
 	for name, bad := range map[string]struct{ old, new, code string }{
