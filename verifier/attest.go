@@ -308,9 +308,9 @@ func (a *appraised) chunks(n *Node) {
 	case n.Boot == nil || n.Boot.IMA == nil:
 		n.IMAChunks = nil
 		return
-	case a.resumes():
+	case a.resumes() && a.shared:
 		before = a.node.Boot.IMA.Offset
-	default:
+	default: // as store keeps it: the whole of what was sent
 		n.IMAChunks = nil
 	}
 	if full := a.in.Evidence.Item(evidence.IMALog).Content; n.Boot.IMA.Offset > before {
