@@ -59,35 +59,59 @@ func (s *Service) Attest(ctx context.Context, body []byte) (*protocol.Outcome, e
 	if err != nil {
 		return nil, &protocol.Refusal{Code: protocol.EvidenceMalformed, Detail: err.Error()}
 	}
-	for range attempts {
-		out, err := s.attest(ctx, ev, req, hexSum(body))
-		if !errors.Is(err, errStale) {
-			return out, err
+	digest := hexSum(body)
+	for i := range attempts {
+		r := &reads{s: s, fresh: i > 0, rows: map[ledger.Key][]byte{}}
+		out, err := s.attest(ctx, r, ev, req, digest)
+		if errors.Is(err, errStale) {
+			continue
 		}
+		if refused(err) { // and nothing recorded that rests on the rows
+			if same, err := r.current(ctx); err == nil && !same {
+				continue
+			}
+		}
+		if r.forged {
+			s.forgery(ctx)
+		}
+		return out, err
 	}
 	return nil, fmt.Errorf("attesting: %w again and again", errStale)
 }
 
-func (s *Service) attest(ctx context.Context, ev *evidence.Evidence, req evidence.Request, digest string) (*protocol.Outcome, error) {
+// refused reports whether an error is a refusal other than a denial, which is
+// recorded.
+func refused(err error) bool {
+	r := (*protocol.Refusal)(nil)
+	return errors.As(err, &r) && r.Denied == nil
+}
+
+func (s *Service) attest(ctx context.Context, r *reads, ev *evidence.Evidence, req evidence.Request, digest string) (*protocol.Outcome, error) {
 	if err := s.ClockSound(); err != nil {
 		return nil, err
 	}
-	n, err := s.Node(ctx, ev.Quote.Node)
+	n, ok, err := read[Node](ctx, r, nodeKey(ev.Quote.Node))
 	if err != nil {
 		return nil, err
 	}
-	if r, ok := n.recent(req.ID); ok {
-		if r.Digest != digest {
+	if !ok {
+		return nil, s.notEnrolled(ev.Quote.Node)
+	}
+	if again, ok := n.recent(req.ID); ok {
+		if again.Digest != digest {
 			return nil, protocol.Refuse(protocol.RequestReused, "request id %s was used with other evidence", req.ID)
 		}
-		return s.repeat(ctx, n, r)
+		if !r.fresh { // nothing will hold this answer against what counts now
+			return nil, errStale
+		}
+		return s.repeat(ctx, n, again)
 	}
 	issued, err := s.checkChallenge(n, ev.Quote.Nonce, s.cfg.Now())
 	if err != nil {
-		s.forgery(ctx) // nobody knows yet who sent it
+		r.forged = true // nobody knows yet who sent it
 		return nil, err
 	}
-	a, err := s.appraise(ctx, n, ev, issued)
+	a, err := s.appraise(ctx, r, n, ev, issued)
 	if err != nil {
 		return nil, err
 	}
@@ -102,6 +126,7 @@ func (s *Service) attest(ctx context.Context, ev *evidence.Evidence, req evidenc
 
 // appraised is a verdict and what it rests on, before it is recorded.
 type appraised struct {
+	rows    *reads
 	node    *Node
 	domain  domainState
 	in      *appraisal.Input
@@ -116,12 +141,12 @@ type appraised struct {
 // appraise makes the Input and judges it. Evidence that is not authentic is
 // refused without a word on what was expected, and moves nothing (security
 // rule 1).
-func (s *Service) appraise(ctx context.Context, n *Node, ev *evidence.Evidence, issued int64) (*appraised, error) {
+func (s *Service) appraise(ctx context.Context, r *reads, n *Node, ev *evidence.Evidence, issued int64) (*appraised, error) {
 	in := &appraisal.Input{Rules: appraisal.Rules, Evidence: ev, At: issued, Prior: n.prior(), Memory: &s.facts,
 		Challenge: appraisal.Challenge{Domain: s.cfg.Domain, Node: n.ID, Nonce: ev.Quote.Nonce, Issued: issued, Purpose: evidence.Attestation, Binding: appraisal.BoundWrit}}
 	auth, _ := appraisal.Authenticate(in)
 	if auth == nil {
-		s.forgery(ctx)
+		r.forged = true
 		return nil, protocol.Refuse(protocol.EvidenceUnverified, "the evidence is not signed by this node's enrolled key for this challenge")
 	}
 	if n.Status != Active {
@@ -138,19 +163,22 @@ func (s *Service) appraise(ctx context.Context, n *Node, ev *evidence.Evidence, 
 	if err != nil {
 		return nil, err
 	}
-	d, err := s.domainState(ctx)
+	d, _, err := read[domainState](ctx, r, stateKey)
 	if err != nil {
 		return nil, err
+	}
+	if d == nil {
+		d = new(domainState)
 	}
 	in.Evidence = full
 	in.References = appraisal.References{EKRoots: s.roots}
 	if in.Prior.IAK != nil {
 		in.References.IAKRoots = s.cfg.IAKRoots
 	}
-	if in.References.Set, err = s.activeSet(ctx, n.Class); err != nil {
+	if in.References.Set, err = s.wholeSet(ctx, r, n.Class); err != nil {
 		return nil, err
 	}
-	a := &appraised{node: n, domain: d, in: in, sent: ev, verdict: auth.Appraise(), jkt: jkt}
+	a := &appraised{rows: r, node: n, domain: *d, in: in, sent: ev, verdict: auth.Appraise(), jkt: jkt}
 	return a, s.recognize(ctx, a)
 }
 
@@ -199,6 +227,7 @@ func (s *Service) record(ctx context.Context, a *appraised, req evidence.Request
 	var claims *token.Claims
 	var kid string
 	var node Node
+	var puts []ledger.Put
 	keys := []ledger.Key{nodeKey(a.node.ID), stateKey, referenceKey(a.node.Class)}
 	receipts, err := s.log.Append(ctx, ledger.Draft{Keys: keys, Blobs: blobs, Build: func(slot ledger.Slot) (ledger.Change, error) {
 		var err error
@@ -213,12 +242,14 @@ func (s *Service) record(ctx context.Context, a *appraised, req evidence.Request
 		}
 		node.remember(Request{ID: req.ID, Digest: digest, Index: slot.Index})
 		marks := mark(slot, &node, in, stored) // before the row is written
-		return ledger.Change{Entries: []ledger.Entry{entry}, Puts: append(append(marks, node.puts(run)...),
+		puts = node.puts(run)
+		return ledger.Change{Entries: []ledger.Entry{entry}, Puts: append(append(marks, puts...),
 			ledger.Put{Key: decisionKey(node.ID, slot.Index), Value: encode(decision{Input: hexSum(input), Verdict: hexSum(verdict), Claims: claims, KID: kid})})}, nil
 	}})
 	if err != nil {
 		return nil, err
 	}
+	s.rows.put(puts[0].Key, seen{puts[0].Value, &node})
 	s.hold(a, &node)
 	return s.answer(ctx, &node, claims, kid, verdict, receipts[0].Proof)
 }
@@ -226,7 +257,7 @@ func (s *Service) record(ctx context.Context, a *appraised, req evidence.Request
 // unchanged is the look under the head lock at everything the verdict rested on
 // (security rule 13). It returns the node as it stands.
 func (s *Service) unchanged(slot ledger.Slot, a *appraised) (Node, error) {
-	n, ok, err := slotRow[Node](slot, nodeKey(a.node.ID))
+	n, ok, err := a.standing(slot)
 	if err != nil {
 		return n, err
 	}
@@ -251,6 +282,22 @@ func (s *Service) unchanged(slot ledger.Slot, a *appraised) (Node, error) {
 		return n, errStale
 	}
 	return n, nil
+}
+
+// standing is the node's row under the head lock. It is decoded only where it is
+// not the one that was judged by.
+func (a *appraised) standing(slot ledger.Slot) (n Node, ok bool, err error) {
+	key := nodeKey(a.node.ID)
+	raw, ok := slot.Row(key)
+	switch same := ok && bytes.Equal(raw, a.rows.rows[key]); {
+	case same:
+		n = *a.node
+		n.Recent = slices.Clip(n.Recent) // what is added must not show in the other
+		return n, true, nil
+	case !a.rows.fresh: // remembered from any time ago
+		return n, false, errStale
+	}
+	return slotRow[Node](slot, key)
 }
 
 // decide changes the node by the verdict and returns the entry that says so.

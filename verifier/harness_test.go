@@ -96,7 +96,7 @@ func openDomain(t testing.TB, memory *storetest.Memory, change ...func(*verifier
 // reads lets a test act between what a request reads and what it commits.
 type reads struct {
 	ledger.Store
-	after sync.Map // kind of row -> func(), called once, after a row of that kind was read
+	after sync.Map // kind of row -> func(), called once, after a row of that kind was read; "pack": before a blob is packed
 }
 
 func (r *reads) Rows(ctx context.Context, keys []ledger.Key) ([]ledger.Put, error) {
@@ -107,6 +107,14 @@ func (r *reads) Rows(ctx context.Context, keys []ledger.Key) ([]ledger.Put, erro
 		}
 	}
 	return rows, err
+}
+
+// Pack is what a request does last before it waits for its commit.
+func (r *reads) Pack(data []byte) (ledger.Blob, error) {
+	if f, ok := r.after.LoadAndDelete("pack"); ok {
+		f.(func())()
+	}
+	return r.Store.Pack(data)
 }
 
 // start opens store, log and service in the domain's directory.

@@ -165,9 +165,13 @@ func (s *Service) Node(ctx context.Context, id string) (*Node, error) {
 		return nil, err
 	}
 	if !ok {
-		return nil, protocol.Refuse(protocol.NotEnrolled, "no node %.64q is enrolled in %s; provision it first", id, s.cfg.Domain)
+		return nil, s.notEnrolled(id)
 	}
 	return &n, nil
+}
+
+func (s *Service) notEnrolled(id string) error {
+	return protocol.Refuse(protocol.NotEnrolled, "no node %.64q is enrolled in %s; provision it first", id, s.cfg.Domain)
 }
 
 // Nodes lists nodes by id, starting after one of them.

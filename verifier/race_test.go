@@ -12,7 +12,7 @@ import (
 
 // between has f run after the next appraisal has read what it rests on, and
 // before it commits (security rule 13).
-func (d *domain) between(f func()) { d.reads.after.Store("reference", f) }
+func (d *domain) between(f func()) { d.reads.after.Store("pack", f) }
 
 // TestRevokedBetweenAppraisalAndCommit: the act wins, whatever was read before.
 func TestRevokedBetweenAppraisalAndCommit(t *testing.T) {

@@ -26,8 +26,18 @@ func referenceKey(class string) ledger.Key { return ledger.Key{Kind: kindReferen
 // in the versions in force; nil when there is none. One that names what is not
 // in force comes bare, which denies.
 func (s *Service) activeSet(ctx context.Context, class string) (*reference.Signed, error) {
-	set, err := s.inForce(ctx, class)
-	if err != nil || set == nil || set.Whole() {
+	return s.wholeSet(ctx, &reads{s: s, fresh: true, rows: map[ledger.Key][]byte{}}, class)
+}
+
+// wholeSet is activeSet by the class's row in r. The sets it builds on are read
+// anew: of them the commit sees only the domain's generation.
+func (s *Service) wholeSet(ctx context.Context, r *reads, class string) (*reference.Signed, error) {
+	a, ok, err := read[activeReference](ctx, r, referenceKey(class))
+	if err != nil || !ok {
+		return nil, err
+	}
+	set, err := s.parsedSet(ctx, a)
+	if err != nil || set.Whole() {
 		return set, err
 	}
 	layers, err := s.layers(ctx, set)
@@ -55,12 +65,17 @@ func (s *Service) activeSet(ctx context.Context, class string) (*reference.Signe
 }
 
 // inForce is the set in force of a name without what it names, nil for none.
-// Parsed sets are kept by digest: they are facts, not verdicts.
 func (s *Service) inForce(ctx context.Context, name string) (*reference.Signed, error) {
 	a, ok, err := row[activeReference](ctx, s, referenceKey(name))
 	if err != nil || !ok {
 		return nil, err
 	}
+	return s.parsedSet(ctx, &a)
+}
+
+// parsedSet is the set that a row names. Parsed sets are kept by digest: they are
+// facts, not verdicts.
+func (s *Service) parsedSet(ctx context.Context, a *activeReference) (*reference.Signed, error) {
 	if v, ok := s.sets.Load(a.Digest); ok {
 		return v.(*reference.Signed), nil
 	}

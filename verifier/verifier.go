@@ -84,6 +84,7 @@ type Service struct {
 	hub   hub
 	clock ledger.ClockGuard
 	held  held
+	rows  remembered
 	facts facts
 	lists lists
 	began time.Time // nothing said before is remembered by the feed
@@ -196,8 +197,8 @@ func row[T any](ctx context.Context, s *Service, key ledger.Key) (v T, ok bool, 
 	if err != nil || !ok {
 		return v, false, err
 	}
-	if err := json.Unmarshal(b, &v); err != nil {
-		return v, false, fmt.Errorf("reading %s %s: %w", key.Kind, key.ID, err)
+	if err := unmarshalRow(b, key, &v); err != nil {
+		return v, false, err
 	}
 	return v, true, nil
 }
@@ -208,10 +209,17 @@ func slotRow[T any](slot ledger.Slot, key ledger.Key) (v T, ok bool, err error) 
 	if !ok {
 		return v, false, nil
 	}
-	if err := json.Unmarshal(b, &v); err != nil {
-		return v, false, fmt.Errorf("reading %s %s: %w", key.Kind, key.ID, err)
+	if err := unmarshalRow(b, key, &v); err != nil {
+		return v, false, err
 	}
 	return v, true, nil
+}
+
+func unmarshalRow(b []byte, key ledger.Key, v any) error {
+	if err := json.Unmarshal(b, v); err != nil {
+		return fmt.Errorf("reading %s %s: %w", key.Kind, key.ID, err)
+	}
+	return nil
 }
 
 func encode(v any) []byte {
