@@ -338,7 +338,7 @@ func TestProblemsSayNothingOfUs(t *testing.T) {
 		{fmt.Errorf("secret: %w", ledger.ErrClosed), 503, codeUnavailable},
 		{fmt.Errorf("secret: %w", context.Canceled), 503, codeUnavailable},
 		{fmt.Errorf("secret: %w", ledger.ErrNotFound), 404, protocol.NotFound},
-		{fmt.Errorf("secret: %w", ledger.ErrPruned), 404, protocol.NotFound},
+		{fmt.Errorf("secret: %w", ledger.ErrPruned), 410, protocol.Pruned},
 		{fmt.Errorf("secret: %w", ledger.ErrCorrupt), 500, codeInternal},
 	} {
 		p := problemOf(x.err)
