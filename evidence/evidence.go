@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash"
 	"slices"
 	"strconv"
 	"strings"
@@ -72,7 +73,7 @@ type Item struct {
 	Digest  []byte // SHA-256 of the full content, when the sender names the item so (";digest=sha-256")
 	Offset  uint64 // where Content begins in the full content (";offset=N", ima-log only)
 
-	known *[32]byte // SHA-256 of Content, where it was computed before
+	known *known // of Content, where it was computed before
 }
 
 // Present reports whether the item was sent in any form. Empty content is no
@@ -85,7 +86,7 @@ func (i Item) SHA256() [32]byte {
 		return [32]byte(i.Digest)
 	}
 	if i.known != nil {
-		return *i.known
+		return i.known.sum
 	}
 	return sha256.Sum256(i.Content)
 }
@@ -112,20 +113,58 @@ func (e *Evidence) Set(label string, it Item) {
 	it.known = nil // of content that the caller may have replaced
 	for _, k := range kinds {
 		if k.label == label && k.bound {
-			sum := it.SHA256() // Binding and Digest will want it
-			it.known = &sum
+			it.known = &known{sum: it.SHA256()} // Binding and Digest will want it
 		}
 	}
 	e.items[label] = it
 }
 
-// Full returns a copy in which an item is replaced by its whole content, as it
-// is stored, judged and bundled. It refuses content that is not the one the
-// item names, which must not change afterwards: its digest is taken once.
+// known is a digest that need not be taken again.
+type known struct {
+	sum [32]byte
+	at  hash.Hash // after the content, to go on from; nobody writes to it. nil: not kept
+}
+
+// Whole is an item of full content that is held for long: its digest is taken
+// here, once. The content must not change afterwards.
+func Whole(content []byte) Item {
+	h := sha256.New()
+	h.Write(content)
+	return Item{Content: content, known: &known{sum: [32]byte(h.Sum(nil)), at: h}}
+}
+
+// Grow is the item [Whole] made, with more at its end; only that is hashed.
+func (i Item) Grow(more []byte) Item {
+	if len(more) == 0 {
+		return i
+	}
+	content := slices.Concat(i.Content, more)
+	if i.known == nil || i.known.at == nil {
+		return Whole(content)
+	}
+	c, ok := i.known.at.(hash.Cloner)
+	if !ok {
+		return Whole(content)
+	}
+	h, err := c.Clone()
+	if err != nil {
+		return Whole(content)
+	}
+	h.Write(more)
+	return Item{Content: content, known: &known{sum: [32]byte(h.Sum(nil)), at: h}}
+}
+
+// Full is [Evidence.Complete] with content that was not held before.
 func (e *Evidence) Full(label string, content []byte) (*Evidence, error) {
-	it := e.items[label]
-	sum := sha256.Sum256(content)
-	if it.Digest != nil && sum != [32]byte(it.Digest) {
+	return e.Complete(label, Whole(content))
+}
+
+// Complete returns a copy in which an item is replaced by its whole content, as it
+// is stored, judged and bundled. It refuses content that is not the one the item
+// names.
+func (e *Evidence) Complete(label string, whole Item) (*Evidence, error) {
+	it, content := e.items[label], whole.Content
+	if sum := whole.SHA256(); it.Digest != nil && sum != [32]byte(it.Digest) {
 		return nil, fmt.Errorf("completing %s: expected content with SHA-256 %x, found %x", label, it.Digest, sum)
 	}
 	n, size := uint64(len(it.Content)), uint64(len(content))
@@ -136,7 +175,7 @@ func (e *Evidence) Full(label string, content []byte) (*Evidence, error) {
 	for l, i := range e.items {
 		out.items[l] = i
 	}
-	out.items[label] = Item{Content: content, known: &sum}
+	out.items[label] = Item{Content: content, known: whole.known}
 	return out, nil
 }
 

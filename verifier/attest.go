@@ -388,7 +388,7 @@ func (s *Service) recognize(ctx context.Context, a *appraised) error {
 		return nil
 	}
 	list, err := s.provenIMA(ctx, a.node)
-	a.shared = err == nil && bytes.HasPrefix(a.in.Evidence.Item(evidence.IMALog).Content, list)
+	a.shared = err == nil && bytes.HasPrefix(a.in.Evidence.Item(evidence.IMALog).Content, list.Content)
 	return err
 }
 
@@ -431,14 +431,12 @@ func (s *Service) store(a *appraised) (in *storedInput, blobs [][]byte, stored [
 		stored = append(stored, in.IMALog[shared:]...)
 	}
 	if set := a.in.References.Set; set != nil {
-		in.Set, in.Lacking = hexSum(set.Envelope), !set.Whole()
+		in.Set, in.Lacking = set.EnvelopeDigest(), !set.Whole()
 		for _, l := range set.Layers() {
-			in.Layers = append(in.Layers, hexSum(l.Envelope))
+			in.Layers = append(in.Layers, l.EnvelopeDigest())
 		}
 	}
-	for _, r := range s.roots {
-		in.EKRoots = append(in.EKRoots, hexSum(r))
-	}
+	in.EKRoots = s.rootSums
 	for _, r := range a.in.References.IAKRoots {
 		in.IAKRoots = append(in.IAKRoots, hexSum(r))
 	}

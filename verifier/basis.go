@@ -39,10 +39,11 @@ func (s *Service) basis(ctx context.Context, node string, req evidence.Request) 
 	if err != nil {
 		return "", "", err
 	}
-	list, err := s.provenIMA(ctx, n)
+	held, err := s.provenIMA(ctx, n)
 	if err != nil {
 		return "", "", err
 	}
+	list := held.Content
 	of := func(digest string) string {
 		if len(list) == 0 {
 			return appraisal.Basis(nil, digest)

@@ -1,6 +1,7 @@
 package verifier
 
 import (
+	"bytes"
 	"context"
 	"encoding/hex"
 	"fmt"
@@ -19,7 +20,7 @@ type held struct {
 	lists map[string]heldList // by node id
 	size  int
 
-	logs  map[string][]byte // by digest; nodes of a class share most
+	logs  map[string]evidence.Item // by digest; nodes of a class share most
 	bytes int
 }
 
@@ -27,44 +28,45 @@ type held struct {
 // length.
 type heldList struct {
 	chunks []string
-	list   []byte
+	list   evidence.Item
 }
 
 // maxHeld bounds each cache (bytes); past it everything is dropped and read anew.
 const maxHeld = 256 << 20
 
-func (h *held) init() { h.lists, h.logs = map[string]heldList{}, map[string][]byte{} }
+func (h *held) init() { h.lists, h.logs = map[string]heldList{}, map[string]evidence.Item{} }
 
-func (h *held) log(sum string) []byte {
+func (h *held) log(sum string) evidence.Item {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.logs[sum]
 }
 
-func (h *held) putLog(sum string, log []byte) {
+func (h *held) putLog(sum string, log evidence.Item) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.bytes += len(log); h.bytes > maxHeld {
-		h.logs, h.bytes = map[string][]byte{}, len(log)
+	size := len(log.Content)
+	if h.bytes += size - len(h.logs[sum].Content); h.bytes > maxHeld {
+		h.logs, h.bytes = map[string]evidence.Item{}, size
 	}
 	h.logs[sum] = log
 }
 
-func (h *held) get(node string, chunks []string) []byte {
+func (h *held) get(node string, chunks []string) evidence.Item {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if l := h.lists[node]; slices.Equal(l.chunks, chunks) {
 		return l.list
 	}
-	return nil
+	return evidence.Item{}
 }
 
-func (h *held) put(node string, chunks []string, list []byte) {
+func (h *held) put(node string, chunks []string, list evidence.Item) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.size += len(list) - len(h.lists[node].list)
-	if h.size > maxHeld {
-		h.lists, h.size = map[string]heldList{}, len(list)
+	size := len(list.Content)
+	if h.size += size - len(h.lists[node].list.Content); h.size > maxHeld {
+		h.lists, h.size = map[string]heldList{}, size
 	}
 	h.lists[node] = heldList{chunks, list}
 }
@@ -78,29 +80,32 @@ func (s *Service) blob(ctx context.Context, hexSum string) ([]byte, error) {
 }
 
 // bootLog is the boot log with a digest.
-func (s *Service) bootLog(ctx context.Context, sum string) ([]byte, error) {
-	if log := s.held.log(sum); log != nil {
+func (s *Service) bootLog(ctx context.Context, sum string) (evidence.Item, error) {
+	if log := s.held.log(sum); log.Present() {
 		return log, nil
 	}
-	log, err := s.blob(ctx, sum)
-	if err == nil {
-		s.held.putLog(sum, log)
+	b, err := s.blob(ctx, sum)
+	if err != nil {
+		return evidence.Item{}, err
 	}
-	return log, err
+	log := evidence.Whole(b)
+	s.held.putLog(sum, log)
+	return log, nil
 }
 
 // provenIMA is the prefix of the node's IMA list that earlier quotes proved.
-func (s *Service) provenIMA(ctx context.Context, n *Node) ([]byte, error) {
+func (s *Service) provenIMA(ctx context.Context, n *Node) (evidence.Item, error) {
 	if n.Boot == nil || n.Boot.IMA == nil {
-		return nil, nil
+		return evidence.Item{}, nil
 	}
-	if l := s.held.get(n.ID, n.IMAChunks); l != nil {
+	if l := s.held.get(n.ID, n.IMAChunks); l.Present() {
 		return l, nil
 	}
-	list, err := s.join(ctx, n.IMAChunks)
+	b, err := s.join(ctx, n.IMAChunks)
 	if err != nil {
-		return nil, fmt.Errorf("reading the IMA list of node %s: %w", n.ID, err)
+		return evidence.Item{}, fmt.Errorf("reading the IMA list of node %s: %w", n.ID, err)
 	}
+	list := evidence.Whole(b)
 	s.held.put(n.ID, n.IMAChunks, list)
 	return list, nil
 }
@@ -123,8 +128,11 @@ func (s *Service) hold(a *appraised, n *Node) {
 	if n.Doubt || n.Boot == nil || n.Boot.IMA == nil || a.resumes() && !a.shared {
 		return
 	}
-	end := n.Boot.IMA.Offset
-	s.held.put(n.ID, n.IMAChunks, a.in.Evidence.Item(evidence.IMALog).Content[:end:end])
+	list, end := a.in.Evidence.Item(evidence.IMALog), n.Boot.IMA.Offset
+	if end < uint64(len(list.Content)) {
+		list = evidence.Whole(list.Content[:end:end])
+	}
+	s.held.put(n.ID, n.IMAChunks, list)
 }
 
 // complete returns the evidence with every log in full, from what is held for
@@ -138,7 +146,7 @@ func (s *Service) complete(ctx context.Context, n *Node, ev *evidence.Evidence) 
 		if err != nil {
 			return nil, err
 		}
-		if ev, err = ev.Full(evidence.UEFILog, log); err != nil {
+		if ev, err = ev.Complete(evidence.UEFILog, log); err != nil {
 			return nil, &protocol.Refusal{Code: protocol.EvidenceMalformed, Detail: err.Error()}
 		}
 	}
@@ -147,11 +155,15 @@ func (s *Service) complete(ctx context.Context, n *Node, ev *evidence.Evidence) 
 		if err != nil {
 			return nil, err
 		}
-		if it.Offset > uint64(len(list)) {
-			return nil, protocol.Refuse(protocol.LogNotHeld, "the IMA list is proven up to byte %d only; send it from there", len(list))
+		if it.Offset > uint64(len(list.Content)) {
+			return nil, protocol.Refuse(protocol.LogNotHeld, "the IMA list is proven up to byte %d only; send it from there", len(list.Content))
 		}
-		full := append(list[:it.Offset:it.Offset], it.Content...)
-		if ev, err = ev.Full(evidence.IMALog, full); err != nil {
+		if more, ok := bytes.CutPrefix(it.Content, list.Content[it.Offset:]); ok {
+			list = list.Grow(more)
+		} else { // the node's word against what it proved: judged as it is sent
+			list = evidence.Whole(slices.Concat(list.Content[:it.Offset], it.Content))
+		}
+		if ev, err = ev.Complete(evidence.IMALog, list); err != nil {
 			return nil, &protocol.Refusal{Code: protocol.EvidenceMalformed, Detail: err.Error()}
 		}
 	}

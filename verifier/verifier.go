@@ -91,6 +91,8 @@ type Service struct {
 	sets  sync.Map  // parsed reference sets in force, by digest
 	roots [][]byte
 
+	rootSums []string // hexadecimal SHA-256 of each, as decisions name them
+
 	published  atomic.Pointer[published]
 	refreshing sync.Mutex // one refresh of published at a time
 
@@ -133,6 +135,9 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 	s := &Service{cfg: cfg, log: cfg.Log, roots: cfg.EKRoots, began: cfg.Now()}
 	if err := s.ClockSound(); err != nil { // the first reading
 		return nil, err
+	}
+	for _, r := range s.roots {
+		s.rootSums = append(s.rootSums, hexSum(r))
 	}
 	s.hub.init()
 	s.held.init()

@@ -51,7 +51,7 @@ func (s *Signed) Whole() bool {
 // is allowed; the strictest rule of a PCR, the narrowest validity and every
 // required claim hold.
 func (s *Signed) Complete(layers []*Signed, lists []*List) (*Signed, error) {
-	out := &Signed{Set: s.Set, Envelope: s.Envelope, own: s.own, sum: s.own, layers: layers, lists: lists, resolved: true}
+	out := &Signed{Set: s.Set, Envelope: s.Envelope, envelope: s.envelope, own: s.own, sum: s.own, layers: layers, lists: lists, resolved: true}
 	if len(s.Base)+len(layers) > 0 {
 		if err := s.connected(layers); err != nil {
 			return nil, fmt.Errorf("composing reference set %s: %w", s.Name, err)

@@ -23,6 +23,7 @@ type Signed struct {
 	Envelope []byte
 	sum      [32]byte // of Set
 	own      [32]byte // of the set in the envelope
+	envelope string   // hexadecimal, of Envelope
 	layers   []*Signed
 	lists    []*List
 	resolved bool
@@ -74,8 +75,12 @@ func Read(b []byte) (*Signed, error) {
 		return nil, err
 	}
 	sum := sha256.Sum256(e.Payload)
-	return &Signed{Set: s, Envelope: b, sum: sum, own: sum}, nil
+	whole := sha256.Sum256(b)
+	return &Signed{Set: s, Envelope: b, sum: sum, own: sum, envelope: hex.EncodeToString(whole[:])}, nil
 }
+
+// EnvelopeDigest is the hexadecimal SHA-256 of the envelope, signatures included.
+func (s *Signed) EnvelopeDigest() string { return s.envelope }
 
 func parseEnvelope(b []byte) (*envelope, error) {
 	if len(b) > 2*MaxSize {

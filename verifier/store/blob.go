@@ -3,6 +3,7 @@ package store
 import (
 	"crypto/sha256"
 	"fmt"
+	"sync"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -16,7 +17,15 @@ const maxBlob = 256 << 20
 type packer struct {
 	enc *zstd.Encoder
 	dec *zstd.Decoder
+
+	mu       sync.Mutex
+	now, old map[ledger.Hash]ledger.Blob // packed before: logs of a class, enrolments
+	size     int                         // of now, bytes
 }
+
+// maxPacked bounds each of two generations of packed blobs that are remembered
+// (bytes); what is not asked for while one fills is forgotten.
+const maxPacked = 16 << 20
 
 func newPacker() (*packer, error) {
 	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderCRC(false))
@@ -27,7 +36,7 @@ func newPacker() (*packer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &packer{enc, dec}, nil
+	return &packer{enc: enc, dec: dec}, nil
 }
 
 // Pack implements ledger.Store.
@@ -35,7 +44,44 @@ func (p *packer) Pack(data []byte) (ledger.Blob, error) {
 	if len(data) > maxBlob {
 		return ledger.Blob{}, fmt.Errorf("blob has %d bytes, at most %d are kept", len(data), maxBlob)
 	}
-	return ledger.Blob{Sum: sha256.Sum256(data), Size: int64(len(data)), Packed: p.enc.EncodeAll(data, nil)}, nil
+	sum := ledger.Hash(sha256.Sum256(data))
+	b, known := p.recall(sum)
+	if !known {
+		b = ledger.Blob{Sum: sum, Size: int64(len(data)), Packed: p.enc.EncodeAll(data, nil)}
+		p.keep(b)
+	}
+	return b, nil
+}
+
+func (p *packer) recall(sum ledger.Hash) (ledger.Blob, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if b, ok := p.now[sum]; ok {
+		return b, true
+	}
+	b, ok := p.old[sum]
+	if ok {
+		p.add(b)
+	}
+	return b, ok
+}
+
+func (p *packer) keep(b ledger.Blob) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.add(b)
+}
+
+func (p *packer) add(b ledger.Blob) {
+	size := len(b.Packed) + 256 // of the entry itself
+	if size > maxPacked/8 {
+		return
+	}
+	if p.now == nil || p.size+size > maxPacked {
+		p.now, p.old, p.size = map[ledger.Hash]ledger.Blob{}, p.now, 0
+	}
+	p.now[b.Sum] = b
+	p.size += size
 }
 
 func (p *packer) unpack(packed []byte, size int64) ([]byte, error) {
