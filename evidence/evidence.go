@@ -133,19 +133,20 @@ func Whole(content []byte) Item {
 	return Item{Content: content, known: &known{sum: [32]byte(h.Sum(nil)), at: h}}
 }
 
-// Grow is the item [Whole] made, with more at its end; only that is hashed.
+// Grow is an item with more at its end. Of one that [Whole] or Grow made, only that
+// is hashed.
 func (i Item) Grow(more []byte) Item {
+	c, ok := hash.Cloner(nil), false
+	if i.known != nil {
+		c, ok = i.known.at.(hash.Cloner)
+	}
+	if !ok {
+		return Whole(slices.Concat(i.Content, more))
+	}
 	if len(more) == 0 {
 		return i
 	}
 	content := slices.Concat(i.Content, more)
-	if i.known == nil || i.known.at == nil {
-		return Whole(content)
-	}
-	c, ok := i.known.at.(hash.Cloner)
-	if !ok {
-		return Whole(content)
-	}
 	h, err := c.Clone()
 	if err != nil {
 		return Whole(content)

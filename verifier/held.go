@@ -132,7 +132,7 @@ func (s *Service) hold(a *appraised, n *Node) {
 	if end < uint64(len(list.Content)) {
 		list = evidence.Whole(list.Content[:end:end])
 	}
-	s.held.put(n.ID, n.IMAChunks, list)
+	s.held.put(n.ID, n.IMAChunks, list.Grow(nil)) // a list sent whole has no digest yet
 }
 
 // complete returns the evidence with every log in full, from what is held for
