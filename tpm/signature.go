@@ -6,7 +6,6 @@ import (
 	"crypto/sha512"
 	"errors"
 	"fmt"
-	"math/big"
 )
 
 // signature is a TPMT_SIGNATURE (Part 2, 11.3.4) of one of the kinds that are
@@ -62,12 +61,33 @@ func (p *Public) verify(sig *signature, msg []byte) error {
 		if size := len(p.x); len(sig.r) > size || len(sig.s) > size {
 			return fmt.Errorf("signature R and S of %d and %d bytes, at most %d each", len(sig.r), len(sig.s), size)
 		}
-		if !ecdsa.Verify(k, sum, new(big.Int).SetBytes(sig.r), new(big.Int).SetBytes(sig.s)) {
+		var der [128]byte
+		if !ecdsa.VerifyASN1(k, sum, sig.appendDER(der[:0])) {
 			return errors.New("ECDSA signature does not match")
 		}
 		return nil
 	}
 	return fmt.Errorf("key of type %T cannot sign quotes", p.key)
+}
+
+// appendDER appends an ECDSA signature as crypto/ecdsa reads it: SEQUENCE of two
+// INTEGERs of at most 48 bytes each, so that every length is one byte.
+func (sig *signature) appendDER(b []byte) []byte {
+	start := len(b)
+	b = append(b, 0x30, 0)
+	for _, n := range [][]byte{sig.r, sig.s} {
+		for len(n) > 0 && n[0] == 0 {
+			n = n[1:]
+		}
+		if len(n) == 0 || n[0] >= 0x80 { // zero, or else negative
+			b = append(b, 2, byte(len(n)+1), 0)
+		} else {
+			b = append(b, 2, byte(len(n)))
+		}
+		b = append(b, n...)
+	}
+	b[start+1] = byte(len(b) - start - 2)
+	return b
 }
 
 // verifyRSA accepts any salt in RSAPSS: TPMs differ in its length (Part 1, B.7).

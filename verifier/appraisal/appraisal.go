@@ -195,7 +195,7 @@ func (r *run) bootLog() {
 		return
 	}
 	digest := r.in.Evidence.Item("uefi-log").SHA256()
-	sum := hex.EncodeToString(digest[:])
+	sum := hexOf(digest)
 	if before := r.boot.BootLog; before != "" && before != sum {
 		r.say(bootChanged, "the boot log of this boot, SHA-256 "+before, sum, "reboot the node; a boot log never changes while a boot lasts")
 		r.resumed = nil

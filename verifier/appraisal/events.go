@@ -16,10 +16,7 @@ import (
 	"github.com/writ-attestation/writ/verifier/reference"
 )
 
-func hexSum(b []byte) string {
-	s := sha256.Sum256(b)
-	return hex.EncodeToString(s[:])
-}
+func hexSum(b []byte) string { return hexOf(sha256.Sum256(b)) }
 
 // tpm judges the TPM itself: its EK certificates against the makers' roots. If a
 // device's maker vouches for it instead, see iak, none is asked for.
@@ -112,13 +109,15 @@ func (r *run) pcrs() {
 		}
 		rule := r.set.PCR(p)
 		if rule != nil && (rule.Rule == reference.Ignore || r.log == nil) {
-			r.trace.skip(r.unjudged(rule), "pcr-"+strconv.Itoa(p))
+			if r.trace != nil {
+				r.trace.skip(r.unjudged(rule), "pcr-"+strconv.Itoa(p))
+			}
 			continue
 		}
 		mark := r.mark()
 		r.judgePCR(p, rule)
-		r.did("pcr-"+strconv.Itoa(p), mark, r.pcrWords(p, rule))
 		if r.trace != nil {
+			r.did("pcr-"+strconv.Itoa(p), mark, r.pcrWords(p, rule))
 			r.trace.matches = nil
 		}
 	}

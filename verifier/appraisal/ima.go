@@ -28,7 +28,7 @@ func (r *run) ima() {
 		return
 	}
 	sum := r.in.References.Set.Digest()
-	digest := hex.EncodeToString(sum[:])
+	digest := hexOf(sum)
 	from := r.resumed
 	if from != nil && (from.References != digest || from.Rules != Rules || from.Offset > uint64(len(content)) || (from.Until != 0 && r.in.At >= from.Until)) {
 		from = nil

@@ -99,13 +99,13 @@ func (in *Input) digests() Digests {
 	var d Digests
 	if in.Evidence != nil {
 		s := in.Evidence.Digest()
-		d.Evidence = hex.EncodeToString(s[:])
+		d.Evidence = hexOf(s)
 	}
 	d.Challenge = jsonDigest(in.Challenge)
 	d.Prior = jsonDigest(in.Prior)
 	if in.References.Set != nil {
 		s := in.References.Set.Digest()
-		d.References = hex.EncodeToString(s[:])
+		d.References = hexOf(s)
 	}
 	d.EKRoots = rootsDigest(in.References.EKRoots)
 	if len(in.References.IAKRoots) > 0 {
@@ -115,12 +115,12 @@ func (in *Input) digests() Digests {
 }
 
 func rootsDigest(roots [][]byte) string {
-	h := sha256.New()
+	all := make([]byte, 0, sha256.Size*len(roots))
 	for _, r := range roots {
 		s := sha256.Sum256(r)
-		h.Write(s[:])
+		all = append(all, s[:]...)
 	}
-	return hex.EncodeToString(h.Sum(nil))
+	return hexSum(all)
 }
 
 func jsonDigest(v any) string {
@@ -128,6 +128,12 @@ func jsonDigest(v any) string {
 	if err != nil {
 		panic("appraisal: an input of plain values does not marshal: " + err.Error())
 	}
-	s := sha256.Sum256(b)
-	return hex.EncodeToString(s[:])
+	return hexSum(b)
+}
+
+// hexOf is a digest in hexadecimal.
+func hexOf(sum [sha256.Size]byte) string {
+	var b [2 * sha256.Size]byte
+	hex.Encode(b[:], sum[:])
+	return string(b[:])
 }
