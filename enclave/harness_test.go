@@ -30,7 +30,7 @@ import (
 
 // late is how long after the deadline the last instruction may come on a busy
 // machine. The benchmark measures; the tests only tell stopping from running on.
-const late = 250 * time.Millisecond
+const late = 150 * time.Millisecond
 
 // The programs under test, built once: the keeper as it ships, and the hydra.
 var keeperPath, hydraPath, probePath string

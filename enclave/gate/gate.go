@@ -58,6 +58,8 @@ type Gate struct {
 	cfg    Config
 	expect token.Expect
 	proofs replay.Memory
+	began  time.Time       // by the wall clock, and
+	booted enclave.Instant // by the boot clock: see now
 
 	mu     sync.Mutex // guards what follows
 	keys   token.Keys
@@ -82,6 +84,9 @@ func New(cfg Config) (*Gate, error) {
 	if cfg.Issuer == "" || cfg.Domain == "" || cfg.Audience == "" || len(cfg.Keys.IDs()) == 0 {
 		return nil, errors.New("a gate needs an issuer, a domain, an audience and token keys")
 	}
+	if cfg.Now == nil || cfg.Log == nil {
+		return nil, errors.New("a gate needs a clock and a logger")
+	}
 	u, err := url.Parse(cfg.Origin)
 	if err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http") || u.Path != "" || u.RawQuery != "" || u.User != nil {
 		return nil, fmt.Errorf("reading the gate's origin: expected scheme and host as clients use them, like https://api.example.org, found %q", cfg.Origin)
@@ -100,11 +105,23 @@ func New(cfg Config) (*Gate, error) {
 		cfg:    cfg,
 		expect: token.Expect{Issuer: cfg.Issuer, Domain: cfg.Domain, Audience: cfg.Audience},
 		proofs: replay.Memory{PerKey: 1 << 18},
+		began:  cfg.Now(),
+		booted: enclave.Now(),
 		keys:   cfg.Keys,
 		book:   book,
 		passes: map[[sha256.Size]byte]*pass{},
 		ended:  map[string]uint64{},
 	}, nil
+}
+
+// now is the wall clock, which may run ahead but not behind what has passed since the
+// gate began: a clock that is set back would bring expired tokens to life.
+func (g *Gate) now() time.Time {
+	now, least := g.cfg.Now(), g.began.Add(enclave.Now().Sub(g.booted))
+	if now.Before(least) {
+		return least
+	}
+	return now
 }
 
 // SetKeys replaces the issuer's keys. Tokens of a key that is gone end now.
@@ -122,7 +139,7 @@ func (g *Gate) SetKeys(keys token.Keys) {
 func (g *Gate) Learn(entries []rotation.Entry) error {
 	g.mu.Lock()
 	news, err := g.book.Learn(entries)
-	keys := g.book.Keys(g.cfg.Now())
+	keys := g.book.Keys(g.now())
 	g.mu.Unlock()
 	if news {
 		g.SetKeys(keys)
@@ -154,7 +171,7 @@ func (g *Gate) Event(set string) error {
 	// An event speaks to the node it is about: its audience is the node's.
 	want := g.expect
 	want.Audience = "spiffe://" + g.cfg.Domain + "/enclave"
-	e, err := token.VerifyEvent(set, keys, want, g.cfg.Now())
+	e, err := token.VerifyEvent(set, keys, want, g.now())
 	if err != nil {
 		return fmt.Errorf("reading an event of the feed: %w", err)
 	}
@@ -189,7 +206,7 @@ func (g *Gate) decide(h http.Header, method, path string) (*pass, *refusal) {
 	if !strings.EqualFold(scheme, "DPoP") {
 		return nil, unauthenticated("", "the Authorization scheme must be DPoP")
 	}
-	now := g.cfg.Now()
+	now := g.now()
 	p, err := g.admit(tok, now)
 	if err != nil {
 		return nil, err

@@ -321,6 +321,18 @@ func TestStreamOutlivesToken(t *testing.T) {
 	res.Body.Close()
 }
 
+// TestWallClockSetBack: a token that has expired does not come to life again.
+func TestWallClockSetBack(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	g := w.gate()
+	tok := w.token(func(c *token.Claims) { c.Expires = c.IssuedAt + 1 })
+	time.Sleep(1100 * time.Millisecond) // the boot clock cannot be set
+	w.expect(g, tok, w.proof(w.agent, tok, "GET", origin+"/things"), 401, "by a wall clock that stood still")
+	w.now.Add(-30)
+	w.expect(g, tok, w.proof(w.agent, tok, "GET", origin+"/things"), 401, "by a wall clock set back")
+}
+
 // TestGateIsClosedByDefault: a gate that was not told what to expect is none.
 func TestGateIsClosedByDefault(t *testing.T) {
 	w := newWorld(t)
