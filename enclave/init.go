@@ -5,10 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
 	"runtime"
 	"strconv"
-	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -114,8 +112,7 @@ func initMain(o orders, argv []string) int {
 	}
 	go dieWithKeeper()
 	go dieAtDeadline(page)
-	var work atomic.Int64 // pid of the work, 0 before it lives
-	go forwardSignals(&work)
+	signals := catch()
 	if !page.valid() {
 		return ExitStopped
 	}
@@ -124,7 +121,7 @@ func initMain(o orders, argv []string) int {
 	if err != nil {
 		return report(result, err)
 	}
-	work.Store(int64(pid))
+	go forwardSignals(signals, pid)
 	dieQuickly()
 	return reap(pid, result)
 }
@@ -222,13 +219,9 @@ func (e execError) Error() string { return unix.Errno(e).Error() }
 // forwarded signals reach the work through keeper and init.
 var forwarded = []os.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2}
 
-func forwardSignals(work *atomic.Int64) {
-	c := make(chan os.Signal, 8)
-	signal.Notify(c, forwarded...)
-	for s := range c {
-		if pid := work.Load(); pid > 0 {
-			_ = unix.Kill(int(pid), s.(syscall.Signal))
-		}
+func forwardSignals(signals <-chan os.Signal, work int) {
+	for s := range signals {
+		_ = unix.Kill(work, s.(syscall.Signal))
 	}
 }
 

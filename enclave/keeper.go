@@ -46,7 +46,8 @@ type keeper struct {
 	result *os.File // how the work ended
 	tty    bool     // the work has the terminal
 
-	again chan struct{} // a reason to renew at once
+	again   chan struct{}    // a reason to renew at once
+	signals <-chan os.Signal // for the work
 
 	failing  atomic.Bool  // the last renewal failed
 	deadline atomic.Int64 // of the last token; the page forgets it when revoked
@@ -187,6 +188,7 @@ func (k *keeper) enter(ctx context.Context) (life time.Duration, err error) {
 		return 0, err
 	}
 	close(admitted)
+	k.signals = catch()               // until here they end the keeper; from here on they are the work's
 	_, _ = k.leash.Write([]byte{'g'}) // if it died meanwhile, hold sees that
 	k.tell(true, deadline)
 	return deadline.Sub(g.T0), nil
@@ -281,15 +283,21 @@ func (k *keeper) signal(s unix.Signal) {
 	_, _, _ = unix.RawSyscall6(unix.SYS_PIDFD_SEND_SIGNAL, uintptr(k.pidfd), uintptr(s), 0, 0, 0, 0)
 }
 
-// forward passes the signals on that ask the work to end.
-func (k *keeper) forward() {
-	c := make(chan os.Signal, 8)
+// catch is for before the work exists: a signal that comes while it starts is
+// kept for it, and neither kills who forwards it nor is lost.
+func catch() <-chan os.Signal {
+	c := make(chan os.Signal, 16)
 	for _, s := range forwarded {
 		if !signal.Ignored(s) {
 			signal.Notify(c, s)
 		}
 	}
-	for s := range c {
+	return c
+}
+
+// forward passes the signals on that ask the work to end.
+func (k *keeper) forward() {
+	for s := range k.signals {
 		k.signal(s.(syscall.Signal))
 	}
 }
