@@ -1,0 +1,117 @@
+import type { PlotOptions } from '@observablehq/plot'
+import type { ComponentChildren } from 'preact'
+import { useEffect, useRef, useState } from 'preact/hooks'
+
+/**
+ * Pictures, each with the same figures as a table below it. They take the page's
+ * colours and width. `at`, `from` and `to` are Unix seconds.
+ */
+export interface Series { name: string; points: { at: number; value: number }[] }
+export type Tone = 'good' | 'bad' | 'warn' | 'soft' | 'accent'
+export interface Bar { name: string; value: number; tone?: Tone }
+export interface Span { row: string; from: number; to: number; state: string; tone?: Tone }
+
+type Plot = typeof import('./plot')
+const colour = (tone: Tone = 'accent') => `var(--${tone})`
+const dashes = ['', '6 3', '2 3', '8 3 2 3'] // series differ by more than their colour
+const time = (at: number) => new Date(at * 1000)
+/** A moment as readers write it down: UTC, to the second. */
+export const moment = (at: number) => time(at).toISOString().replace('T', ' ').replace(/(\.000)?Z$/, ' UTC')
+/** A figure short enough for an axis or a cell. */
+export const figure = (v: number) => Number.isInteger(v) ? v.toLocaleString('en') : Math.abs(v) >= 100 ? v.toFixed(0) : Number(v.toPrecision(3)).toString()
+
+/** Values over time, one line a series. */
+export function Line({ label, unit, series, height = 150 }: { label: string; unit: string; series: Series[]; height?: number }) {
+  const rows = series.flatMap(s => s.points.map(p => [s.name, moment(p.at), figure(p.value)]))
+  const draw = (p: Plot): PlotOptions => ({
+    height, marginLeft: 48, marginRight: series.length > 1 ? 84 : 16, x: { type: 'utc', label: null }, y: { label: unit, nice: true, zero: true, tickFormat: figure },
+    marks: [
+      p.gridY({ ticks: 4, stroke: 'var(--line)', strokeOpacity: 1 }), p.axisY({ ticks: 4, tickSize: 0, tickFormat: figure }), p.axisX({ ticks: 4, tickSize: 3, label: null }),
+      ...series.flatMap((s, i) => [
+        p.lineY(s.points, { x: d => time(d.at), y: 'value', stroke: 'var(--accent)', strokeDasharray: dashes[i % dashes.length], strokeWidth: 1.75 }),
+        ...series.length > 1 && s.points.length ? [p.text([s.points[s.points.length - 1]], { x: d => time(d.at), y: 'value', text: () => s.name, textAnchor: 'start', dx: 6 })] : [],
+      ]),
+    ],
+  })
+  return <Picture label={label} empty={!rows.length} draw={draw} of={series}><Table head={['Series', 'Time', unit]} rows={rows} /></Picture>
+}
+
+/** One bar a name, with its value written beside it. */
+export function Bars({ label, unit, bars }: { label: string; unit: string; bars: Bar[] }) {
+  const draw = (p: Plot, width: number): PlotOptions => {
+    const left = Math.min(8 + 6.5 * Math.max(...bars.map(b => b.name.length)), width * .45)
+    return {
+      height: 28 + 24 * bars.length, marginLeft: left, marginRight: 52, marginTop: 4, marginBottom: 24, x: { label: unit, nice: true, zero: true }, y: { label: null, domain: bars.map(b => b.name), padding: .3 },
+      marks: [
+        p.barX(bars, { x: 'value', y: 'name', fill: (b: Bar) => b.tone ?? 'accent' }),
+        p.text(bars, { x: 'value', y: 'name', text: (b: Bar) => figure(b.value), textAnchor: 'start', dx: 5 }),
+        p.axisY({ tickSize: 0, label: null, tickFormat: (n: string) => cut(n, left) }), p.ruleX([0], { stroke: 'var(--soft)' }), p.axisX({ ticks: 4, tickSize: 3, label: unit, tickFormat: figure }),
+      ],
+      color: tones,
+    }
+  }
+  return <Picture label={label} empty={!bars.length} draw={draw} of={bars}><Table head={['Name', unit]} rows={bars.map(b => [b.name, figure(b.value)])} /></Picture>
+}
+
+/** What each row was, from when to when. */
+export function Timeline({ label, spans }: { label: string; spans: Span[] }) {
+  const names = [...new Set(spans.map(s => s.row))]
+  const draw = (p: Plot, width: number): PlotOptions => {
+    const left = Math.min(8 + 6.5 * Math.max(...names.map(n => n.length)), width * .35)
+    const first = Math.min(...spans.map(s => s.from)), last = Math.max(...spans.map(s => s.to), first + 1)
+    const room = (s: Span) => (s.to - s.from) / (last - first) * (width - left - 16) // px
+    return {
+      height: 34 + 30 * names.length, marginLeft: left, marginRight: 16, marginTop: 4, x: { type: 'utc', label: null, domain: [time(first), time(last)] }, y: { label: null, domain: names, padding: .2 },
+      marks: [
+        p.barX(spans, { x1: (s: Span) => time(s.from), x2: (s: Span) => time(s.to), y: 'row', fill: (s: Span) => s.tone ?? 'accent', insetLeft: .5, insetRight: .5, title: (s: Span) => `${s.state}, ${moment(s.from)} to ${moment(s.to)}` }),
+        p.text(spans.filter(s => room(s) > 6.5 * s.state.length + 8), { x: (s: Span) => time((s.from + s.to) / 2), y: 'row', text: 'state', fill: 'var(--bg)', fontWeight: 600 }),
+        p.axisY({ tickSize: 0, label: null, tickFormat: (n: string) => cut(n, left) }), p.axisX({ ticks: 4, tickSize: 3, label: null }),
+      ],
+      color: tones,
+    }
+  }
+  return <Picture label={label} empty={!spans.length} draw={draw} of={spans}><Table head={['Row', 'State', 'From', 'To']} rows={spans.map(s => [s.row, s.state, moment(s.from), moment(s.to)])} /></Picture>
+}
+
+const tones: PlotOptions['color'] = { type: 'ordinal', domain: ['good', 'bad', 'warn', 'soft', 'accent'], range: (['good', 'bad', 'warn', 'soft', 'accent'] as const).map(colour) }
+
+function cut(name: string, room: number) {
+  const most = Math.floor((room - 8) / 6.5)
+  return name.length > most ? name.slice(0, most - 1) + '…' : name
+}
+
+function Picture({ label, empty, draw, of, children }: { label: string; empty: boolean; draw: (p: Plot, width: number) => PlotOptions; of: unknown; children: ComponentChildren }) {
+  const box = useRef<HTMLDivElement>(null)
+  const [width, setWidth] = useState(0)
+  const [trouble, setTrouble] = useState('')
+  useEffect(() => {
+    const o = new ResizeObserver(e => setWidth(Math.floor(e[0].contentRect.width)))
+    o.observe(box.current!)
+    return () => o.disconnect()
+  }, [])
+  useEffect(() => {
+    if (!width || empty) return
+    let gone = false
+    import('./plot').then(p => {
+      if (gone || !box.current) return
+      const svg = p.plot({ width, ...draw(p, width) })
+      svg.querySelectorAll('style').forEach(s => s.remove()) // the policy allows none; design.css has it
+      svg.setAttribute('role', 'img')
+      svg.setAttribute('aria-label', `${label}; the table below has the figures`)
+      box.current.replaceChildren(svg)
+    }, () => setTrouble('The picture could not be loaded; the table has its figures.'))
+    return () => { gone = true }
+  }, [width, empty, JSON.stringify(of)])
+  return <figure class="chart">
+    <figcaption>{label}</figcaption>
+    <div ref={box} class="picture">{empty ? <p class="soft">Nothing yet.</p> : trouble && <p class="soft">{trouble}</p>}</div>
+    {!empty && <details><summary>As a table</summary><div class="scroll" tabIndex={0} role="region" aria-label={`${label}, as a table`}>{children}</div></details>}
+  </figure>
+}
+
+function Table({ head, rows }: { head: string[]; rows: string[][] }) {
+  return <table>
+    <thead><tr>{head.map(h => <th key={h} scope="col">{h}</th>)}</tr></thead>
+    <tbody>{rows.map((r, i) => <tr key={i}>{r.map((c, j) => j ? <td key={j}>{c}</td> : <th key={j} scope="row">{c}</th>)}</tr>)}</tbody>
+  </table>
+}
