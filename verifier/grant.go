@@ -67,7 +67,7 @@ func (s *Service) personal(slot ledger.Slot, n *Node, req evidence.Request, c *t
 		return "", fmt.Errorf("drawing a token id: %w", err)
 	}
 	c.Issuer, c.Audience, c.ID = s.cfg.Issuer, req.Audience, base64.RawURLEncoding.EncodeToString(jti)
-	c.Nonce = req.R
+	c.Nonce, c.Profile = req.R, s.cfg.EARProfile
 	c.Verifier = token.Verifier{Developer: "https://github.com/writ-attestation/writ", Build: s.cfg.Build}
 	n.Seq++
 	w := &c.Writ

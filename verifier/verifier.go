@@ -67,7 +67,9 @@ type Config struct {
 	ReferenceThreshold int // signatures a set needs
 	Approvals          int // distinct operators that activate a set or lift a freeze
 
-	TokenLife time.Duration
+	TokenLife  time.Duration
+	EARProfile string // that tokens are written in: one of package token; "": token.Profile2026
+
 	Audiences []string // further audiences nodes may ask for; the domain's enclave is always one
 	Exchange  []string // audiences that bearer tokens are given for; none: there are none
 	// ProveHaltEvery is how old a node's last proof that it can halt work may be

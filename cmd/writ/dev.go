@@ -53,6 +53,7 @@ if all of it happened. Needs swtpm, and writd and writ-keeper beside writ.`,
 	f := cmd.Flags()
 	f.BoolVar(&o.demo, "demo", false, "run the demonstration and exit")
 	f.StringVar(&o.dir, "dir", "", "keep state in `directory` (default: a temporary one, removed at the end)")
+	f.StringArrayVar(&o.set, "set", nil, "`line` of writd.toml for the verifier, such as 'ear_profile = \"veraison-2023\"'")
 	f.DurationVar(&o.life, "token-life", time.Minute, "how long tokens live (6s with --demo)")
 	return cmd
 }
@@ -61,6 +62,7 @@ type devOptions struct {
 	demo bool
 	dir  string
 	life time.Duration
+	set  []string
 }
 
 // dev is a running development domain.
@@ -237,7 +239,11 @@ func (d *dev) startVerifier(ctx context.Context) error {
 		return err
 	}
 	defer r.Close()
-	d.verifier, err = d.start("verifier", w, writd, "dev", "--data", filepath.Join(d.dir, "verifier"), "--ek-root", root, "--reference-key", refKey, "--token-life", d.options.life.String())
+	args := []string{"dev", "--data", filepath.Join(d.dir, "verifier"), "--ek-root", root, "--reference-key", refKey, "--token-life", d.options.life.String()}
+	for _, line := range d.options.set {
+		args = append(args, "--set", line)
+	}
+	d.verifier, err = d.start("verifier", w, writd, args...)
 	w.Close()
 	if err != nil {
 		return err

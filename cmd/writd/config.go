@@ -25,6 +25,7 @@ import (
 	"github.com/writ-attestation/writ/verifier/aia"
 	"github.com/writ-attestation/writ/verifier/bundle"
 	"github.com/writ-attestation/writ/verifier/reference"
+	"github.com/writ-attestation/writ/verifier/token"
 )
 
 // exampleConfig is the manual of the configuration: every key with its default.
@@ -50,6 +51,7 @@ type config struct {
 	TokenLife          duration `toml:"token_life"`
 	TokenKeyLife       duration `toml:"token_key_life"`
 	TokenKeyOverlap    duration `toml:"token_key_overlap"`
+	EARProfile         string   `toml:"ear_profile"`
 	Audiences          []string `toml:"audiences"`
 	ExchangeAudiences  []string `toml:"exchange_audiences"`
 	MinLevel           string   `toml:"min_level"`
@@ -86,7 +88,7 @@ func (d *duration) UnmarshalText(b []byte) error {
 }
 
 func defaults() config {
-	return config{Name: "1", Data: "/var/lib/writd", Listen: "0.0.0.0:8443", Admin: "127.0.0.1:8444", TokenLife: duration(time.Minute), TokenKeyOverlap: duration(verifier.KeyOverlap), WitnessEvery: duration(2 * time.Second), MinLevel: "E3", Public: opened{Pages: []string{}},
+	return config{Name: "1", Data: "/var/lib/writd", Listen: "0.0.0.0:8443", Admin: "127.0.0.1:8444", TokenLife: duration(time.Minute), TokenKeyOverlap: duration(verifier.KeyOverlap), WitnessEvery: duration(2 * time.Second), EARProfile: "2026", MinLevel: "E3", Public: opened{Pages: []string{}},
 		ReferenceThreshold: 1, Approvals: 2, LogLevel: "info", LogFormat: "json"}
 }
 
@@ -104,6 +106,15 @@ func readConfig(path string) (*config, error) {
 }
 
 func parseConfig(raw []byte) (*config, error) {
+	c, err := decodeConfig(raw)
+	if err != nil {
+		return nil, err
+	}
+	return c, c.check()
+}
+
+// decodeConfig reads a configuration without looking at its values.
+func decodeConfig(raw []byte) (*config, error) {
 	c := defaults()
 	d := toml.NewDecoder(bytes.NewReader(raw)).DisallowUnknownFields()
 	if err := d.Decode(&c); err != nil {
@@ -118,7 +129,7 @@ func parseConfig(raw []byte) (*config, error) {
 		}
 		return nil, err
 	}
-	return &c, c.check()
+	return &c, nil
 }
 
 // openable are the pages that may be opened outside `writ dev`.
@@ -157,6 +168,9 @@ func (c *config) check() error {
 	}
 	if life := time.Duration(c.TokenLife); life < 2*time.Second || life > 5*time.Minute {
 		bad("token_life %s: 2s to 300s are possible", life)
+	}
+	if _, ok := token.Profile(c.EARProfile); !ok {
+		bad("ear_profile %q: expected 2026 or veraison-2023", c.EARProfile)
 	}
 	switch life, overlap := time.Duration(c.TokenKeyLife), time.Duration(c.TokenKeyOverlap); {
 	case overlap < time.Second:

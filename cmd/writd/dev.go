@@ -28,7 +28,7 @@ type devReady struct {
 // loopback only, in a marked directory. None of it can be had by configuration.
 func newDev() *cobra.Command {
 	var dir, listen, refKey string
-	var roots []string
+	var roots, set []string
 	var life time.Duration
 	cmd := &cobra.Command{Use: "dev --data DIR", Short: "Run the verifier of `writ dev`: loopback, for play only", Example: "  writ dev   # runs it", Args: cobra.NoArgs,
 		RunE: runs(func(cmd *cobra.Command, _ []string) error {
@@ -39,7 +39,10 @@ func newDev() *cobra.Command {
 			if err != nil || !loopback(host) {
 				return failure{exitUsage, fmt.Errorf("listening on %q: writd dev serves loopback only", listen)}
 			}
-			c := defaults()
+			c, err := decodeConfig([]byte(strings.Join(set, "\n")))
+			if err != nil {
+				return failure{exitUsage, fmt.Errorf("reading --set: %w", err)}
+			}
 			c.Domain, c.Data, c.Listen, c.Admin = "dev.invalid", dir, listen, "127.0.0.1:0"
 			c.Addresses, c.MinLevel, c.Approvals = []string{"localhost", "127.0.0.1"}, "E0", 1
 			c.EKRoots, c.TokenLife, c.PublicEntries, c.LogLevel, c.LogFormat = roots, duration(life), true, "warn", "text"
@@ -57,7 +60,7 @@ func newDev() *cobra.Command {
 			if err := mark(dir); err != nil {
 				return err
 			}
-			v, err := open(cmd.Context(), &c, newLogger(cmd.ErrOrStderr(), &c), false)
+			v, err := open(cmd.Context(), c, newLogger(cmd.ErrOrStderr(), c), false)
 			if err != nil {
 				return err
 			}
@@ -71,6 +74,7 @@ func newDev() *cobra.Command {
 	f.StringVar(&listen, "listen", "127.0.0.1:0", "loopback `address`")
 	f.StringVar(&refKey, "reference-key", "", "public key `file` that reference sets are signed with")
 	f.StringSliceVar(&roots, "ek-root", nil, "`file` with the root of the software TPMs' maker")
+	f.StringArrayVar(&set, "set", nil, "`line` of writd.toml, for what is not set by this command itself")
 	f.DurationVar(&life, "token-life", time.Minute, "how long tokens live")
 	return cmd
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/writ-attestation/writ/verifier/bundle"
 	"github.com/writ-attestation/writ/verifier/keys"
 	"github.com/writ-attestation/writ/verifier/ledger"
+	"github.com/writ-attestation/writ/verifier/token"
 	"github.com/writ-attestation/writ/verifier/witness"
 )
 
@@ -155,11 +156,12 @@ func (v *running) service(ctx context.Context) (*verifier.Service, error) {
 	if err != nil {
 		return nil, failure{exitUsage, err}
 	}
+	profile, _ := token.Profile(c.EARProfile) // check has refused anything else
 	return verifier.New(ctx, verifier.Config{
 		Domain: c.Domain, Name: c.Name, Issuer: c.issuer(), Build: "writ " + version, Log: v.ledger, Slog: v.log, SinceBoot: sinceBoot,
 		EKRoots: roots, IAKRoots: devices, EKVendors: bundle, EKIntermediates: intermediates, Issuers: c.issuers(), TokenKeys: v.keys.Tokens, TokenKeyLife: time.Duration(c.TokenKeyLife), KeyOverlap: time.Duration(c.TokenKeyOverlap), ChallengeKey: v.keys.Challenge, KeyIDs: v.keys.IDs(), PeerLogKeys: peers, RetiredLogKeys: retired, Witnesses: c.Witnesses,
 		ReferenceKeys: signers, ReferenceThreshold: c.ReferenceThreshold, Approvals: c.Approvals,
-		TokenLife: time.Duration(c.TokenLife), Audiences: c.Audiences, Exchange: c.ExchangeAudiences, MinLevel: c.MinLevel, ProveHaltEvery: time.Duration(c.ProveHaltEvery),
+		TokenLife: time.Duration(c.TokenLife), EARProfile: profile, Audiences: c.Audiences, Exchange: c.ExchangeAudiences, MinLevel: c.MinLevel, ProveHaltEvery: time.Duration(c.ProveHaltEvery),
 	})
 }
 

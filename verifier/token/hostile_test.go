@@ -16,11 +16,13 @@ func TestHostileTokens(t *testing.T) {
 	if c.Confirm.JKT, err = token.Thumbprint(holder.Public()); err != nil {
 		t.Fatal(err)
 	}
-	hostile.Refused(t, &hostile.World{Issuer: key, Holder: holder, Claims: c, At: at}, hostile.Mutations, func(tok string) error {
-		_, err := token.Verify(tok, keys, want, at)
-		if err != nil && token.Code(err) == "" {
-			t.Errorf("refused without a code: %v", err)
-		}
-		return err
-	})
+	for _, c.Profile = range []string{token.Profile2026, token.Profile2023} {
+		hostile.Refused(t, &hostile.World{Issuer: key, Holder: holder, Claims: c, At: at}, hostile.Mutations, func(tok string) error {
+			_, err := token.Verify(tok, keys, want, at)
+			if err != nil && token.Code(err) == "" {
+				t.Errorf("refused without a code: %v", err)
+			}
+			return err
+		})
+	}
 }

@@ -23,6 +23,7 @@ type reader struct {
 	s     string
 	i     int
 	depth int
+	ear   int // which generations of EAR's names were met
 	err   error
 }
 

@@ -2,12 +2,18 @@ package token
 
 import "time"
 
-// Every name a token is written or read by is in this file. They come from RFC
-// 7519, 7800, 9449, 9711, draft-ietf-rats-ear-03 and draft-ietf-oauth-status-list.
+// Every name a token is written or read by is in this file, and those that EAR had in
+// 2023 in names2023.go. They come from RFC 7519, 7800, 9449, 9711,
+// draft-ietf-rats-ear-03 and draft-ietf-oauth-status-list.
 const (
 	tokenType = "eat+jwt" // RFC 9782
-	profile   = "tag:ietf.org,2026:rats/ear#03"
 	affirming = "affirming"
+)
+
+// The profiles of EAR that a token can be in.
+const (
+	Profile2026 = "tag:ietf.org,2026:rats/ear#03"    // draft-ietf-rats-ear-03; that of claims that name none
+	Profile2023 = "tag:github.com,2023:veraison/ear" // which Veraison's and Trustee's clients read
 )
 
 // Claims is a legitimacy token: the attestation result of one node for one
@@ -21,7 +27,7 @@ type Claims struct {
 	Expires   int64             `json:"exp"`
 	ID        string            `json:"jti"`
 	Confirm   Confirm           `json:"cnf"`
-	Profile   string            `json:"eat_profile"` // Prepare writes it
+	Profile   string            `json:"eat_profile"` // one of the profiles
 	Nonce     string            `json:"eat_nonce"`   // the requester's r: 32 bytes in base64url
 	BootCount uint32            `json:"bootcount"`   // resetCount of the TPM
 	Status    string            `json:"ear_status"`
@@ -120,8 +126,10 @@ func parseClaims(s string) (*Claims, error) {
 		case "bootcount":
 			c.BootCount = uint32(r.uint(32))
 		case "ear_status":
+			r.ear |= names2026
 			c.Status = r.string()
-		case "ear_verifier_id":
+		case "ear_verifier_id", "ear.verifier-id":
+			r.ear |= generation(name)
 			c.Verifier.read(r)
 		case "submods":
 			c.Submods = make(map[string]Submod)
@@ -134,6 +142,7 @@ func parseClaims(s string) (*Claims, error) {
 			r.skip()
 		}
 	})
+	c.settle(r)
 	return c, r.end()
 }
 
@@ -164,11 +173,17 @@ func (v *Verifier) read(r *reader) {
 func readSubmod(r *reader) (s Submod) {
 	r.object(func(name string) {
 		switch name {
-		case "ear_status":
+		case "ear_status", "ear.status":
+			r.ear |= generation(name)
 			s.Status = r.string()
-		case "ear_trustworthiness_vector":
+		case "ear_trustworthiness_vector", "ear.trustworthiness-vector":
+			r.ear |= generation(name)
 			s.Vector.read(r)
+		case "ear.appraisal-policy-id":
+			r.ear |= names2023
+			s.Policies = []string{r.string()}
 		case "ear_appraisal_policy_ids":
+			r.ear |= names2026
 			r.array(func() { s.Policies = append(s.Policies, r.string()) })
 		default:
 			r.skip()

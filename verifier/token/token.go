@@ -12,7 +12,6 @@ package token
 
 import (
 	"crypto"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -91,11 +90,13 @@ func Prepare(c Claims, kid string) (string, error) {
 }
 
 func prepare(c Claims, kid string) ([]byte, error) {
-	c.Profile = profile
+	if c.Profile == "" {
+		c.Profile = Profile2026
+	}
 	if err := c.check(); err != nil {
 		return nil, fmt.Errorf("preparing a token: %w", err)
 	}
-	payload, err := json.Marshal(&c)
+	payload, err := c.marshal()
 	if err != nil {
 		panic("token: claims of plain values do not marshal: " + err.Error())
 	}
@@ -170,8 +171,8 @@ func (want *Expect) names(iss, aud, sub string) error {
 func (c *Claims) check() error {
 	w := &c.Writ
 	switch {
-	case c.Profile != profile:
-		return refuse(WrongProfile, "eat_profile is %.100q, expected %q", c.Profile, profile)
+	case c.Profile != Profile2026 && c.Profile != Profile2023:
+		return refuse(WrongProfile, "eat_profile is %.100q, expected %q or %q", c.Profile, Profile2026, Profile2023)
 	case c.Issuer == "" || c.Subject == "" || c.Audience == "" || c.ID == "":
 		return refuse(Incomplete, "iss, sub, aud and jti are required")
 	case c.IssuedAt <= 0 || c.NotBefore <= 0 || c.Expires <= 0:
@@ -192,6 +193,9 @@ func (c *Claims) check() error {
 	for label, s := range c.Submods {
 		if s.Status == "" || len(s.Policies) == 0 {
 			return refuse(Incomplete, "submod %.40q lacks ear_status or ear_appraisal_policy_ids", label)
+		}
+		if c.Profile == Profile2023 && len(s.Policies) > 1 {
+			return refuse(WrongProfile, "submod %.40q has %d policies, this profile has room for one", label, len(s.Policies))
 		}
 	}
 	return nil

@@ -118,6 +118,22 @@ func payload(t testing.TB, old, new string) string {
 	return strings.Replace(string(b), old, new, 1)
 }
 
+// payload2023 is that of the good claims under EAR's names of 2023.
+func payload2023(t testing.TB) string {
+	t.Helper()
+	c := good()
+	c.Profile = token.Profile2023
+	input, err := token.Prepare(c, "kid")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := b64.DecodeString(strings.Split(input, ".")[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
 // An attack is a token that must be refused with code, whoever it is shown to.
 type attack struct {
 	name, code string
@@ -179,6 +195,11 @@ func attacks(t testing.TB, key *ecdsa.PrivateKey) []attack {
 	claims("SubjectBelowANode", token.WrongSubject, "spiffe://prod.example.org/node/", "spiffe://prod.example.org/node/x/")
 	claims("MissingSub", token.WrongSubject, `"sub"`, `"sub_"`)
 	claims("ProfileOf2023", token.WrongProfile, "tag:ietf.org,2026:rats/ear#03", "tag:github.com,2023:veraison/ear")
+	add("NamesOf2023", token.WrongProfile, forge(t, key, header(t, key), strings.ReplaceAll(payload(t, "ear_verifier_id", "ear.verifier-id"), "ear_status", "ear.status")))
+	add("NamesOfBothProfiles", token.WrongProfile, forge(t, key, header(t, key), strings.Replace(payload2023(t), `"ear.verifier-id"`, `"ear_status":"affirming","ear.verifier-id"`, 1)))
+	add("SubmodNotAffirmingIn2023", token.NotLegitimate, forge(t, key, header(t, key), strings.Replace(payload2023(t), `"ear.status":"affirming"`, `"ear.status":"warning"`, 1)))
+	add("NoSubmodsIn2023", token.Incomplete, forge(t, key, header(t, key), strings.Replace(payload2023(t), `"submods"`, `"submods_"`, 1)))
+	add("NoPolicyIn2023", token.Incomplete, forge(t, key, header(t, key), strings.Replace(payload2023(t), `ear.appraisal-policy-id`, `ear.other`, 1)))
 	claims("MissingProfile", token.WrongProfile, `"eat_profile"`, `"profile"`)
 	claims("MissingExp", token.Incomplete, `"exp":1795437660,`, ``)
 	claims("ExpNull", token.Malformed, `"exp":1795437660`, `"exp":null`)
@@ -269,6 +290,33 @@ func TestVerify(t *testing.T) {
 	}
 	if got.Lease() != time.Minute {
 		t.Errorf("lease is %s, expected 1m", got.Lease())
+	}
+}
+
+// TestNamesOf2023: a token under EAR's names of 2023 says what the other one says, and
+// nothing under the names of 2026.
+func TestNamesOf2023(t *testing.T) {
+	key := newKey(t)
+	c := good()
+	c.Profile = token.Profile2023
+	got, err := token.Verify(issue(t, c, key), keysOf(t, key), want, at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(&c, got); d != "" {
+		t.Errorf("claims changed on the way (-sent +got):\n%s", d)
+	}
+	p := payload2023(t)
+	for _, name := range []string{"ear_", "ear.appraisal-policy-ids", `"ear.status":"affirming","ear.verifier-id"`} {
+		if strings.Contains(p, name) {
+			t.Errorf("%s is in %s", name, p)
+		}
+	}
+	s := c.Submods["platform"]
+	s.Policies = append(s.Policies, "urn:x")
+	c.Submods = map[string]token.Submod{"platform": s}
+	if _, err := token.Issue(c, key, rand.Reader); token.Code(err) != token.WrongProfile {
+		t.Errorf("two policies in a claim for one: %v", err)
 	}
 }
 

@@ -29,8 +29,9 @@ type Domain struct {
 	client   *http.Client
 }
 
-// Start builds the programs and starts a domain, which ends with the test.
-func Start(t *testing.T) *Domain {
+// Start builds the programs and starts a domain, which ends with the test. Each line is
+// one of its verifier's configuration.
+func Start(t *testing.T, lines ...string) *Domain {
 	t.Helper()
 	d := &Domain{Issuer: "https://dev.invalid", Audience: "spiffe://dev.invalid/enclave", Dir: t.TempDir(), bin: t.TempDir()}
 	build := exec.Command("go", "build", "-o", d.bin+"/", "./cmd/...")
@@ -40,6 +41,9 @@ func Start(t *testing.T) *Domain {
 		t.Fatalf("building: %v\n%s", err, out)
 	}
 	cmd := exec.Command(filepath.Join(d.bin, "writ"), "dev", "--dir", d.Dir)
+	for _, line := range lines {
+		cmd.Args = append(cmd.Args, "--set", line)
+	}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
