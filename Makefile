@@ -56,7 +56,7 @@ fuzz:
 
 # Tools by the Debian package that brings them: command=package.
 # PostgreSQL's are not in PATH. No package may start a service of its own.
-TOOLS := systemd-analyze=systemd swtpm=swtpm swtpm_setup=swtpm-tools tpm2_checkquote=tpm2-tools gcc=gcc node=nodejs npm=npm strace=strace unshare=util-linux \
+TOOLS := systemd-analyze=systemd swtpm=swtpm swtpm_setup=swtpm-tools tpm2_checkquote=tpm2-tools gcc=gcc node=nodejs npm=npm strace=strace unshare=util-linux chromium=chromium \
 	/usr/sbin/nginx=nginx-light /usr/lib/postgresql/15/bin/postgres=postgresql-15
 
 tools:

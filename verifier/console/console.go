@@ -89,6 +89,8 @@ func describe(name string, b []byte) *file {
 		kind = "text/javascript; charset=utf-8"
 	case ".css":
 		kind = "text/css; charset=utf-8"
+	case ".svg":
+		kind = "image/svg+xml"
 	case ".html":
 		kind = "text/html; charset=utf-8"
 	}

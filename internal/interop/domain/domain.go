@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"net"
 	"net/http"
 	"net/url"
@@ -15,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -22,11 +24,14 @@ import (
 
 // A Domain is dev.invalid with three legitimate nodes.
 type Domain struct {
-	Issuer   string // https://dev.invalid
-	Audience string // what Token is for
+	Issuer   string            // https://dev.invalid
+	Audience string            // what Token is for
+	URL      string            // https://127.0.0.1:PORT, the verifier's own address
+	CA       *x509.Certificate // behind the verifier's certificate
 	Dir      string
 	bin      string
 	client   *http.Client
+	stop     func()
 }
 
 // Start builds the programs and starts a domain, which ends with the test. Each line is
@@ -52,10 +57,11 @@ func Start(t *testing.T, lines ...string) *Domain {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
+	d.stop = sync.OnceFunc(func() {
 		_ = cmd.Process.Signal(syscall.SIGINT)
 		_ = cmd.Wait()
 	})
+	t.Cleanup(d.stop)
 	ready := make(chan bool, 1)
 	var said []string
 	go func() {
@@ -94,14 +100,20 @@ func (d *Domain) connect(t *testing.T) {
 	if err := json.Unmarshal(raw, &node); err != nil || len(node.Verifiers) == 0 {
 		t.Fatalf("%v: %s", err, raw)
 	}
-	u, err := url.Parse(node.Verifiers[0])
+	d.URL = node.Verifiers[0]
+	u, err := url.Parse(d.URL)
 	if err != nil {
 		t.Fatal(err)
 	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM([]byte(node.CA)) {
+	block, _ := pem.Decode([]byte(node.CA))
+	if block == nil {
 		t.Fatal("no CA certificate")
 	}
+	if d.CA, err = x509.ParseCertificate(block.Bytes); err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(d.CA)
 	d.client = &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{
 		TLSClientConfig: &tls.Config{RootCAs: roots, ServerName: "127.0.0.1"},
 		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
@@ -114,14 +126,26 @@ func (d *Domain) connect(t *testing.T) {
 // Client is an HTTP client that reaches the issuer.
 func (d *Domain) Client() *http.Client { return d.client }
 
+// Stop ends the domain, its verifier first of all, before the test ends.
+func (d *Domain) Stop() { d.stop() }
+
 // Token is a fresh token of the first node.
 func (d *Domain) Token(t *testing.T) string {
 	t.Helper()
-	cmd := exec.Command(filepath.Join(d.bin, "writ"), "token")
-	cmd.Env = append(os.Environ(), "WRIT_SOCKET="+filepath.Join(d.Dir, "node-1", "agent.sock"))
+	return d.Writ(t, "token")
+}
+
+// Writ runs the command as the operator, on the first node, and returns what it
+// prints.
+func (d *Domain) Writ(t *testing.T, args ...string) string {
+	t.Helper()
+	cmd := exec.Command(filepath.Join(d.bin, "writ"), args...)
+	cmd.Env = append(os.Environ(), "WRIT_VERIFIER="+d.URL, "WRIT_OPERATOR="+filepath.Join(d.Dir, "verifier", "operator.pem"), "WRIT_SOCKET="+filepath.Join(d.Dir, "node-1", "agent.sock"), "WRIT_STATE="+filepath.Join(d.Dir, "node-1", "state"))
+	var messages strings.Builder
+	cmd.Stderr = &messages
 	out, err := cmd.Output()
 	if err != nil {
-		t.Fatalf("writ token: %v", err)
+		t.Fatalf("writ %s: %v: %s", strings.Join(args, " "), err, messages.String())
 	}
 	return strings.TrimSpace(string(out))
 }
