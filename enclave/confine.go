@@ -140,7 +140,9 @@ func dropCapabilities() error {
 	}
 	for _, c := range withheld {
 		err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0)
-		if err != nil && !errors.Is(err, unix.EINVAL) { // EINVAL: a kernel that does not know it
+		// EINVAL: a kernel that does not know it. EPERM: without CAP_SETPCAP; what is
+		// taken below does not come back either, for no_new_privs is set next.
+		if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.EPERM) {
 			return fmt.Errorf("withholding capability %d: %w", c, err)
 		}
 	}
@@ -150,8 +152,12 @@ func dropCapabilities() error {
 		return fmt.Errorf("reading capabilities: %w", err)
 	}
 	caps[0].Inheritable, caps[1].Inheritable = 0, 0
+	for _, c := range withheld {
+		caps[c/32].Effective &^= 1 << (c % 32)
+		caps[c/32].Permitted &^= 1 << (c % 32)
+	}
 	if err := unix.Capset(&hdr, &caps[0]); err != nil {
-		return fmt.Errorf("clearing inheritable capabilities: %w", err)
+		return fmt.Errorf("giving up capabilities: %w", err)
 	}
 	return nil
 }

@@ -65,6 +65,7 @@ type Config struct {
 	Record      string        // file for the stop record, or ""
 	JSONStop    bool          // stop record to stderr
 	Memo        int           // descriptor of Supervise, or 0
+	Sole        bool          // said by Supervise: it is PID 1
 	Line        int           // another, by which the service manager is told; or 0
 	NoNet       bool          // a network namespace of its own, with loopback only
 	PrivateTmp  bool          // /tmp, /var/tmp and /dev/shm of its own
@@ -184,19 +185,28 @@ func (k *keeper) reach() error {
 		k.group.remove()
 		k.group, k.kernel = nil, nil
 	}
-	caps := Detect()
-	if k.level = min(caps.Level, E3); k.level >= k.cfg.Level && k.level >= E2 {
-		return k.forge()
+	caps := detect(k.cfg.Sole)
+	if k.level = min(caps.Level, E3); k.level >= k.cfg.Level && k.level >= E1 {
+		return k.afford()
 	}
-	least := max(k.cfg.Level, E2)
+	least := max(k.cfg.Level, E1)
 	what, cure := caps.shortOf(least)
 	if what == "" {
 		return err
 	}
-	if k.level >= E2 {
+	if k.level >= E1 {
 		cure = "pass --level " + k.level.String() + " to accept less; or " + cure
 	}
 	return &Refusal{Code: "run/level", Err: fmt.Errorf("%v is asked for and this machine gives %v: %s", least, k.level, what), Cure: cure}
+}
+
+// afford forges a level below E3, at which not everything can be asked for.
+func (k *keeper) afford() error {
+	if k.sole() && (k.cfg.NoNet || k.cfg.PrivateTmp) {
+		return &Refusal{Code: "run/level", Err: errors.New("--net none and --private-tmp need namespaces (E2), which this machine does not give"),
+			Cure: "let the container's runtime give it an empty network and a /tmp of its own"}
+	}
+	return k.forge()
 }
 
 // tune sets the Go runtime up for one moment, the deadline: garbage is collected

@@ -36,6 +36,10 @@ const late = 150 * time.Millisecond
 var keeperPath, hydraPath, probePath string
 
 func TestMain(m *testing.M) {
+	if os.Getenv(containerVar) != "" { // this process is a container runtime
+		fmt.Fprintln(os.Stderr, containMain())
+		os.Exit(ExitRefused)
+	}
 	if keeper := os.Getenv("WRIT_TEST_SUPERVISE"); keeper != "" { // this process is `writ run`
 		fmt.Fprintln(os.Stderr, Supervise(keeper, os.Args[1:]))
 		os.Exit(ExitRefused)

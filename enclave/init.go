@@ -33,7 +33,8 @@ const (
 
 // orders is what the keeper tells the init, as the JSON in its second argument.
 type orders struct {
-	Terminal   bool     `json:"terminal"` // the work becomes the terminal's foreground group
+	Terminal   bool     `json:"terminal"`       // the work becomes the terminal's foreground group
+	Sole       bool     `json:"sole,omitempty"` // level E1: this is not PID 1, and nothing is ours to mount
 	Script     bool     `json:"script"`
 	Bound      int      `json:"bound,omitempty"`  // descriptor that underBound wants
 	Option     string   `json:"option,omitempty"` // of a script's interpreter
@@ -84,9 +85,10 @@ func Reenter() (exit int, ok bool) {
 
 // initMain is PID 1 of the work's namespaces. When it ends, for whatever reason,
 // the kernel kills everything else in them; so all it needs for stopping the
-// work is to end. It never executes anything itself.
+// work is to end. It never executes anything itself. At level E1 it only starts the
+// work, and PID 1 is the supervisor.
 func initMain(o orders, argv []string) int {
-	if os.Getpid() != 1 {
+	if os.Getpid() != 1 && !o.Sole {
 		return ExitRefused // somebody plays keeper
 	}
 	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0) // no debugger
@@ -98,8 +100,10 @@ func initMain(o orders, argv []string) int {
 	if err != nil {
 		return report(result, err)
 	}
-	if err := mounts(o); err != nil {
-		return report(result, err)
+	if !o.Sole {
+		if err := mounts(o); err != nil {
+			return report(result, err)
+		}
 	}
 	if o.NoNet {
 		if err := loopback(); err != nil {

@@ -106,16 +106,21 @@ func (k *keeper) startInit() error {
 	defer theirs.Close()
 	k.leash, k.result = ours, result
 	k.tty = foreground()
-	o := orders{Terminal: k.tty, Path: k.program.file.Name(), Option: k.program.option,
+	o := orders{Terminal: k.tty, Sole: k.sole(), Path: k.program.file.Name(), Option: k.program.option,
 		NoNet: k.cfg.NoNet, PrivateTmp: k.cfg.PrivateTmp, ReadOnly: k.cfg.ReadOnly, ReadWrite: k.cfg.ReadWrite}
 	files := []uintptr{0, 1, 2, k.share.Fd(), leash.Fd(), theirs.Fd(), k.program.file.Fd()}
 	if i := k.program.interpreter; i != nil {
 		o.Script, o.Path = true, i.Name()
 		files = append(files, i.Fd())
 	}
-	attr := namespaces(0)
-	if k.cfg.NoNet {
+	var attr *syscall.SysProcAttr
+	switch {
+	case k.sole():
+		attr = &syscall.SysProcAttr{}
+	case k.cfg.NoNet:
 		attr = namespaces(unix.CLONE_NEWNET)
+	default:
+		attr = namespaces(0)
 	}
 	attr.Pdeathsig = unix.SIGKILL
 	attr.PidFD = &k.pidfd
@@ -270,11 +275,29 @@ func (k *keeper) stop() {
 		k.kernel.set(1) // what it still sends is cut off before it is killed
 	}
 	k.signal(unix.SIGKILL)
-	if k.group != nil {
+	if k.group != nil || k.sole() {
 		_ = k.fuse.set(Now().Add(100 * time.Millisecond))
-		k.group.killAll()
+		k.killAll()
 	}
 	k.fuse.remove()
+	if k.sole() {
+		k.note(0)
+	}
+}
+
+// killAll kills what holds together without the init.
+func (k *keeper) killAll() {
+	switch {
+	case k.group != nil:
+		k.group.killAll()
+	case k.sole():
+		killEverybody()
+	}
+}
+
+// gone reports whether nothing is left of the work, once the init has been reaped.
+func (k *keeper) gone() bool {
+	return (k.group == nil || k.group.empty()) && (!k.sole() || alone())
 }
 
 // signal reaches the init alone, and never another process of the same pid. It
@@ -303,7 +326,8 @@ func (k *keeper) forward() {
 }
 
 // confirm waits until the init has been reaped, which the kernel allows only
-// after everything in its namespaces has gone, and its cgroup is empty.
+// after everything in its namespaces has gone, and its cgroup is empty; at E1, until
+// PID 1 has reaped what was left.
 func (k *keeper) confirm(limit time.Duration) (gone Instant, ok bool) {
 	reaped := false
 	for end := Now().Add(limit); Now() < end; {
@@ -312,16 +336,16 @@ func (k *keeper) confirm(limit time.Duration) (gone Instant, ok bool) {
 			pid, err := unix.Wait4(k.init, nil, unix.WNOHANG, nil)
 			reaped = pid == k.init || err == unix.ECHILD
 		}
-		if reaped && (k.group == nil || k.group.empty()) {
+		switch {
+		case reaped && k.gone():
 			return Now(), true
-		}
-		if reaped {
+		case reaped && k.group != nil:
 			_, _ = unix.Poll([]unix.PollFd{{Fd: int32(k.group.events.Fd()), Events: unix.POLLPRI}}, 10)
+		case reaped:
+			time.Sleep(time.Millisecond)
 		}
 		k.signal(unix.SIGKILL)
-		if k.group != nil {
-			k.group.killAll()
-		}
+		k.killAll()
 	}
 	return Now(), false
 }

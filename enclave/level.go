@@ -12,13 +12,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Level says what stops the work when its legitimacy ends. Each includes the
-// one below. The zero Level is the weakest.
+// A Level says what stops the work when its legitimacy ends. Each is stronger than
+// the one below, and includes it from E2 on. The zero Level is the weakest.
 type Level int
 
 const (
 	E0 Level = iota + 1 // in-process library only: work that does not ask is not stopped
-	E1                  // our init is PID 1 of a container; not built
+	E1                  // `writ run` is PID 1 of a container that allows nothing else, see sole.go
 	E2                  // PID namespace (in a user namespace if need be): keys 2, 3 and 4
 	E3                  // and a cgroup of its own, keeper real-time: all of enforcement by processes
 	E4                  // and a deadline in the kernel (BPF) that kills and cuts egress by itself: key 5
@@ -51,33 +51,49 @@ type Missing struct {
 
 // Detect finds out by trying: it clones into namespaces, makes a cgroup and
 // removes it, and asks for a timer and for real-time priority. It leaves nothing.
-func Detect() Capabilities {
+// E1 is of one container and never of a machine.
+func Detect() Capabilities { return detect(false) }
+
+// detect is Detect for a keeper, which may have been told that its supervisor is
+// PID 1.
+func detect(sole bool) Capabilities {
 	var c Capabilities
 	miss := func(l Level, err error, cure string) {
 		if err != nil {
 			c.Missing = append(c.Missing, Missing{l, err.Error(), cure})
 		}
 	}
+	miss(E1, trySole(sole), "make writ run the first process of its container (ENTRYPOINT), or let it make PID namespaces")
 	miss(E2, tryFuse(), "use a kernel with CONFIG_POSIX_TIMERS")
 	miss(E2, tryNamespaces(), "run as root, or let users make namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns)")
 	miss(E3, tryGroup(), "run as root, or have a cgroup delegated (systemd: Delegate=yes)")
 	miss(E3, tryUrgent(), "give CAP_SYS_NICE or RLIMIT_RTPRIO")
 	miss(E4, tryKernelDeadline(), "run as root with CAP_BPF and CAP_PERFMON on a kernel with CONFIG_BPF_SYSCALL and CONFIG_CGROUP_BPF, which lockdown does not forbid")
-	c.Level = E4
-	if len(c.Missing) > 0 {
-		c.Level = c.Missing[0].Level - 1
-	}
-	if c.Level < E2 {
-		c.Level = E0
-	}
+	c.Level = c.best()
 	return c
+}
+
+// best is the level below the first that lacks something. E2 does not need E1.
+func (c Capabilities) best() Level {
+	first, sole := E4+1, true
+	for _, m := range c.Missing {
+		if m.Level == E1 {
+			sole = false
+		} else {
+			first = min(first, m.Level)
+		}
+	}
+	if first == E2 && !sole {
+		return E0
+	}
+	return first - 1
 }
 
 // shortOf explains why a level cannot be kept.
 func (c Capabilities) shortOf(l Level) (what, cure string) {
 	var whats, cures []string
 	for _, m := range c.Missing {
-		if m.Level <= l {
+		if m.Level == l || m.Level < l && m.Level > E1 {
 			whats, cures = append(whats, m.What), append(cures, m.Cure)
 		}
 	}

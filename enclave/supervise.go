@@ -28,6 +28,9 @@ func Supervise(keeper string, args []string) error {
 	}
 	files := []uintptr{0, 1, 2, uintptr(fd)}
 	own := []string{keeper, "-memo", "3"}
+	if os.Getpid() == 1 {
+		own = append(own, "-sole")
+	}
 	if theirs >= 0 {
 		files, own = append(files, uintptr(theirs)), append(own, "-line", "4")
 	}
@@ -59,9 +62,20 @@ func (k *keeper) note(deadline Instant) {
 	}
 }
 
+// readMemo is what the keeper noted last.
+func readMemo(memo int) (Instant, bool) {
+	var b [8]byte
+	n, _ := unix.Pread(memo, b[:], 0)
+	return Instant(binary.NativeEndian.Uint64(b[:])), n == len(b)
+}
+
 // supervise waits for the keeper and returns its exit code. A keeper that was
 // killed at its deadline was killed by the kernel's timer.
 func supervise(keeper, memo, line int) int {
+	if os.Getpid() == 1 {
+		_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0) // the work may be the same user, and sees us
+		go watchAsInit(memo)
+	}
 	told := make(chan struct{})
 	go func() {
 		defer close(told)
@@ -81,8 +95,8 @@ func supervise(keeper, memo, line int) int {
 	}()
 	var ws unix.WaitStatus
 	for {
-		_, err := unix.Wait4(keeper, &ws, 0, nil)
-		if err == nil && (ws.Exited() || ws.Signaled()) {
+		pid, err := unix.Wait4(-1, &ws, 0, nil) // as PID 1 it has to wait for everybody
+		if err == nil && pid == keeper && (ws.Exited() || ws.Signaled()) {
 			break
 		}
 		if err != nil && err != unix.EINTR {
@@ -94,9 +108,7 @@ func supervise(keeper, memo, line int) int {
 	if ws.Exited() {
 		return ws.ExitStatus()
 	}
-	var b [8]byte
-	n, _ := unix.Pread(memo, b[:], 0)
-	if deadline := Instant(binary.NativeEndian.Uint64(b[:])); n == len(b) && Now() >= deadline {
+	if deadline, ok := readMemo(memo); ok && Now() >= deadline {
 		fmt.Fprintln(os.Stderr, "writ: stopped: lapsed; the kernel's timer killed the keeper, and the work with it")
 		return ExitStopped
 	}

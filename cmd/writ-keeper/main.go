@@ -31,6 +31,7 @@ func main() {
 	flag.StringVar(&cfg.Record, "record", "", "file for the stop record")
 	flag.BoolVar(&cfg.JSONStop, "json-stop", false, "stop record to stderr")
 	flag.IntVar(&cfg.Memo, "memo", 0, "descriptor by which the supervisor learns the deadline")
+	flag.BoolVar(&cfg.Sole, "sole", false, "the supervisor is PID 1 of a container")
 	flag.IntVar(&cfg.Line, "line", 0, "descriptor by which the supervisor is told what the service manager should know")
 	prove := flag.String("prove-halt", "", "nonce: show that this machine can halt work, instead of running a command")
 	net := flag.String("net", "host", "host, or none: a network namespace of its own, with loopback only")

@@ -38,7 +38,8 @@ its own, with no way to gain privileges. Daemons it leaves end with it.
 
 Levels: E4 is E3 with a deadline in the kernel, which kills and cuts off by
 itself, and needs CAP_BPF and CAP_PERFMON besides; E3 needs root, or a delegated cgroup v2 and real-time priority; E2 works
-for any user who may make user namespaces, and stops later on a busy machine.
+for any user who may make user namespaces, and stops later on a busy machine; E1
+is for containers that allow none, if writ run is their first process.
 
 Exit codes: COMMAND's own; 124 stopped because legitimacy lapsed, was denied or
 revoked; 125 refused at start, or Writ failed (reason code on standard error);
