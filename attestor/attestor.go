@@ -45,6 +45,7 @@ type Verifier interface {
 	Challenge(ctx context.Context, req protocol.ChallengeRequest) (*protocol.Challenge, error)
 	Attest(ctx context.Context, evidence []byte) (*protocol.Outcome, error)
 	Token(ctx context.Context, base string, key crypto.Signer, req evidence.Request) (*protocol.Grant, error)
+	Exchange(ctx context.Context, base string, key crypto.Signer, audience string) (*protocol.Exchanged, error)
 	Stopped(ctx context.Context, base string, key crypto.Signer, stop bundle.Stop) (*protocol.Stopped, error)
 	// Events calls f with each signed event (kind "revocation") and with what the log
 	// proves of token keys (kind "keys") until the stream ends.
@@ -497,6 +498,20 @@ func (a *Agent) Status() Status {
 // Lease gets a token for one execution. It rests on a base token younger than
 // a third of its life, so that the execution gets nearly all of it.
 func (a *Agent) Lease(ctx context.Context, req evidence.Request) (*protocol.Grant, error) {
+	return further(ctx, a, func(v Verifier, base string) (*protocol.Grant, error) { return v.Token(ctx, base, a.key, req) })
+}
+
+// Bearer gets a token that whoever has it may use, for an audience that the domain
+// allows that for. It ends with the base token.
+func (a *Agent) Bearer(ctx context.Context, audience string) (*protocol.Exchanged, error) {
+	return further(ctx, a, func(v Verifier, base string) (*protocol.Exchanged, error) {
+		return v.Exchange(ctx, base, a.key, audience)
+	})
+}
+
+// further asks the verifiers in turn for something on the strength of a base token
+// younger than a third of its life.
+func further[T any](ctx context.Context, a *Agent, ask func(v Verifier, base string) (*T, error)) (*T, error) {
 	if a.stale() {
 		if err := a.attest(ctx, true); err != nil && a.current() == "" {
 			return nil, err
@@ -509,7 +524,7 @@ func (a *Agent) Lease(ctx context.Context, req evidence.Request) (*protocol.Gran
 	var lost []error
 	for i := range a.cfg.Verifiers {
 		v := a.cfg.Verifiers[(a.preferred()+i)%len(a.cfg.Verifiers)]
-		g, err := v.Token(ctx, base, a.key, req)
+		g, err := ask(v, base)
 		if r := (*protocol.Refusal)(nil); err == nil || errors.As(err, &r) {
 			return g, err
 		}

@@ -72,7 +72,7 @@ func newDomain(t testing.TB, name string) *domain {
 	d.Service, err = verifier.New(ctx, verifier.Config{Domain: name, Name: "1", Issuer: "https://" + name, Build: "writ test", Log: log, Slog: slog.New(slog.DiscardHandler),
 		SinceBoot: func() time.Duration { return time.Since(began) }, EKRoots: [][]byte{maker.Root().Raw},
 		TokenKeys: k.Tokens, ChallengeKey: k.Challenge, KeyIDs: k.IDs(),
-		ReferenceKeys: []ed25519.PublicKey{d.refKey.Public().(ed25519.PublicKey)}, ReferenceThreshold: 1, Approvals: 1, TokenLife: time.Minute, MinLevel: "E0"})
+		ReferenceKeys: []ed25519.PublicKey{d.refKey.Public().(ed25519.PublicKey)}, ReferenceThreshold: 1, Approvals: 1, TokenLife: time.Minute, MinLevel: "E0", Exchange: []string{"https://cloud.example"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,6 +151,21 @@ func (l *line) Token(ctx context.Context, base string, key crypto.Signer, req ev
 		return nil, err
 	}
 	return l.d.Service.Token(ctx, c, req)
+}
+
+func (l *line) Exchange(ctx context.Context, base string, key crypto.Signer, audience string) (*protocol.Exchanged, error) {
+	if err := l.fail(); err != nil {
+		return nil, err
+	}
+	c, err := l.d.claims(base)
+	if err != nil {
+		return nil, err
+	}
+	tok, b, err := l.d.Service.Exchange(ctx, c, audience)
+	if err != nil {
+		return nil, err
+	}
+	return &protocol.Exchanged{Token: tok, Issued: protocol.TypeJWT, Type: "Bearer", ExpiresIn: b.Expires - b.IssuedAt}, nil
 }
 
 func (l *line) Stopped(ctx context.Context, base string, key crypto.Signer, stop bundle.Stop) (*protocol.Stopped, error) {

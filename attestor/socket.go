@@ -76,6 +76,7 @@ func (a *Agent) Serve(ctx context.Context, l net.Listener, s Socket) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", a.serveStatus)
 	mux.HandleFunc("GET /v1/token", a.serveToken)
+	mux.HandleFunc("GET /v1/bearer", a.serveBearer)
 	mux.HandleFunc("POST /v1/lease", a.serveLease)
 	mux.HandleFunc("GET /v1/watch", func(w http.ResponseWriter, r *http.Request) { a.serveWatch(ctx, w, r) })
 	mux.HandleFunc("POST /v1/stops", a.serveStop)
@@ -193,6 +194,21 @@ func (a *Agent) serveToken(w http.ResponseWriter, r *http.Request) {
 			answer(w, http.StatusBadRequest, problem{Type: "about:blank", Title: "request-malformed", Status: 400, Detail: err.Error()})
 			return
 		}
+	}
+	answer(w, http.StatusOK, out)
+}
+
+// serveBearer exchanges the node's token for one that needs no proof. Only root and the
+// agent's own user get it: others are let in to run work, not to be the node.
+func (a *Agent) serveBearer(w http.ResponseWriter, r *http.Request) {
+	if uid, ok := r.Context().Value(peerKey{}).(uint32); !ok || !(Socket{}).allowed(uid) {
+		answer(w, http.StatusForbidden, problem{Type: "about:blank", Title: "peer-not-allowed", Status: 403, Detail: "only root and the agent's own user get bearer tokens"})
+		return
+	}
+	out, err := a.Bearer(r.Context(), r.URL.Query().Get("audience"))
+	if err != nil {
+		fail(w, err)
+		return
 	}
 	answer(w, http.StatusOK, out)
 }

@@ -106,7 +106,11 @@ func TestSocket(t *testing.T) {
 	if code, body := ask(t, c, "GET", "/v1/token?audience=https://elsewhere.example.org", nil); code != 403 || !strings.Contains(string(body), protocol.RequestRefused) {
 		t.Errorf("a token for another audience: %d %s", code, body)
 	}
-	for path, want := range map[string]int{"/v1/lease": 405, "/v1/nonsense": 404, "/": 404} {
+	var bearer protocol.Exchanged
+	if code, body := ask(t, c, "GET", "/v1/bearer?audience=https://cloud.example", nil); code != 200 || json.Unmarshal(body, &bearer) != nil || strings.Count(bearer.Token, ".") != 2 {
+		t.Errorf("a bearer token: %d %s", code, body)
+	}
+	for path, want := range map[string]int{"/v1/lease": 405, "/v1/bearer?audience=https://elsewhere.example": 403, "/v1/bearer": 403, "/v1/nonsense": 404, "/": 404} {
 		if code, _ := ask(t, c, "GET", path, nil); code != want {
 			t.Errorf("GET %s: %d, expected %d", path, code, want)
 		}
@@ -185,21 +189,22 @@ func TestPeerOfAnotherUser(t *testing.T) {
 	for i, s := range []Socket{{}, {UIDs: []uint32{nobody}}} {
 		s.Path = filepath.Join(dir, "agent"+string(rune('0'+i)))
 		serve(t, a, s)
-		answer := make(chan string)
-		go func() { answer <- askAs(nobody, s.Path) }()
-		want := "HTTP/1.1 403 "
-		if i == 1 {
-			want = "HTTP/1.1 200 "
-		}
-		if got := <-answer; !strings.HasPrefix(got, want) {
-			t.Errorf("another user, of those allowed %v, is answered %q, expected %q", s.UIDs, got, want)
+		for path, want := range map[string]string{
+			"/v1/status": []string{"HTTP/1.1 403 ", "HTTP/1.1 200 "}[i],
+			"/v1/bearer?audience=https://cloud.example": "HTTP/1.1 403 ", // whoever may run work is not the node
+		} {
+			answer := make(chan string)
+			go func() { answer <- askAs(nobody, s.Path, path) }()
+			if got := <-answer; !strings.HasPrefix(got, want) {
+				t.Errorf("another user, of those allowed %v, is answered %q, expected %q", s.UIDs, got, want)
+			}
 		}
 	}
 }
 
-// askAs asks for the status as another user: this thread becomes that user, and
+// askAs asks for a path as another user: this thread becomes that user, and
 // ends with the goroutine.
-func askAs(uid uintptr, path string) string {
+func askAs(uid uintptr, socket, path string) string {
 	runtime.LockOSThread()
 	if _, _, err := syscall.RawSyscall(syscall.SYS_SETRESUID, uid, uid, uid); err != 0 {
 		return err.Error()
@@ -209,10 +214,10 @@ func askAs(uid uintptr, path string) string {
 		return err.Error()
 	}
 	defer syscall.Close(fd)
-	if err := syscall.Connect(fd, &syscall.SockaddrUnix{Name: path}); err != nil {
+	if err := syscall.Connect(fd, &syscall.SockaddrUnix{Name: socket}); err != nil {
 		return err.Error()
 	}
-	if _, err := syscall.Write(fd, []byte("GET /v1/status HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n")); err != nil {
+	if _, err := syscall.Write(fd, []byte("GET "+path+" HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n")); err != nil {
 		return err.Error()
 	}
 	buf := make([]byte, 64)

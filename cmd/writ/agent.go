@@ -405,12 +405,16 @@ func printStatus(w io.Writer, s *attestor.Status) {
 
 func newToken() *cobra.Command {
 	var socket, audience, proof string
+	var bearer bool
 	cmd := &cobra.Command{
-		Use:   "token [--audience A [--proof 'METHOD URL']]",
+		Use:   "token [--audience A [--proof 'METHOD URL' | --bearer]]",
 		Short: "Print a token of this node",
 		Long: `Print a fresh legitimacy token for an audience. It is bound to the agent's key:
 whoever presents it must also prove possession. With --proof the agent proves it
 for one request, and the two header lines of that request are printed.
+
+With --bearer the token is exchanged for one that is bound to no key, for audiences
+that the domain lists in exchange_audiences; only root and the agent's user get it.
 
 Exit codes: 0 printed; 3 refused; 5 agent or verifier do not answer.`,
 		Example: `  writ token
@@ -419,6 +423,17 @@ Exit codes: 0 printed; 3 refused; 5 agent or verifier do not answer.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			query := url.Values{"audience": {audience}}
+			if bearer {
+				if audience == "" || proof != "" {
+					return usageError(cmd, "--bearer needs --audience, and no proof goes with it")
+				}
+				var got protocol.Exchanged
+				if err := askAgent(cmd.Context(), socket, "/v1/bearer?"+query.Encode(), &got); err != nil {
+					return err
+				}
+				_, err := fmt.Fprintln(cmd.OutOrStdout(), got.Token)
+				return err
+			}
 			if proof != "" {
 				method, target, _ := strings.Cut(proof, " ")
 				if u, err := url.Parse(target); err != nil || u.Host == "" || method != strings.ToUpper(method) || audience == "" {
@@ -444,6 +459,7 @@ Exit codes: 0 printed; 3 refused; 5 agent or verifier do not answer.`,
 	}
 	cmd.Flags().StringVar(&socket, "socket", attestor.SocketPath(), "`path` of the agent's socket")
 	cmd.Flags().StringVar(&audience, "audience", "", "`audience` of the token (default the domain's enclave)")
+	cmd.Flags().BoolVar(&bearer, "bearer", false, "exchange it for a bearer token")
 	cmd.Flags().StringVar(&proof, "proof", "", "print the headers of this `request` instead")
 	return cmd
 }

@@ -41,6 +41,12 @@ func (c *Client) Token(ctx context.Context, base string, key crypto.Signer, req 
 	return exchange[protocol.Grant](ctx, c, call{method: http.MethodPost, path: "/v1/tokens", media: "application/json", body: req.Marshal(), base: base, key: key}, nil)
 }
 
+// Exchange asks for a bearer token for an audience (RFC 8693).
+func (c *Client) Exchange(ctx context.Context, base string, key crypto.Signer, audience string) (*protocol.Exchanged, error) {
+	form := url.Values{"grant_type": {protocol.GrantExchange}, "subject_token": {base}, "subject_token_type": {protocol.TypeJWT}, "audience": {audience}}
+	return exchange[protocol.Exchanged](ctx, c, call{method: http.MethodPost, path: "/oauth2/token", media: "application/x-www-form-urlencoded", body: []byte(form.Encode()), base: base, key: key}, nil)
+}
+
 // Stopped reports the end of an execution.
 func (c *Client) Stopped(ctx context.Context, base string, key crypto.Signer, stop bundle.Stop) (*protocol.Stopped, error) {
 	return exchange[protocol.Stopped](ctx, c, call{method: http.MethodPost, path: "/v1/stops", base: base, key: key}, stop)
