@@ -61,6 +61,8 @@ type Entry struct {
 	// open for writing and reading at once. It extends ff..ff, so all else in
 	// the entry is unproven.
 	Violation bool
+
+	hashes *Hashes // of Data, if they were computed before
 }
 
 // IsBootAggregate reports whether the entry is the kernel's link to the boot:

@@ -53,6 +53,9 @@ func (r *Replay) digest(e *Entry) []byte {
 	if e.Violation {
 		return r.ones
 	}
+	if e.hashes != nil && r.bank == tpm.AlgSHA256 {
+		return e.hashes.sha256[:]
+	}
 	r.buf, _ = r.bank.AppendSum(r.buf[:0], e.hashed(&r.pad))
 	return r.buf
 }

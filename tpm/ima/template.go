@@ -37,10 +37,11 @@ type parser struct {
 	layout []string // nil before the first entry
 	digest string   // the last file's hash algorithm
 	alg    fileAlg
-	pad    []byte // room for template data that is hashed padded
-	text   string // the input, of which paths are parts; "" if they are not in it
-	data   int    // where the entry's template data begins in text
-	at     int    // where the field that is read begins in text
+	pad    []byte                                             // room for template data that is hashed padded
+	text   string                                             // the input, of which paths are parts; "" if they are not in it
+	data   int                                                // where the entry's template data begins in text
+	at     int                                                // where the field that is read begins in text
+	expect func(template, path string, digest []byte) *Hashes // nil: none is
 }
 
 // template sets the entry's template and remembers its fields. No hash covers

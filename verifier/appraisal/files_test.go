@@ -136,6 +136,21 @@ func with(t testing.TB, section *reference.IMA) *reference.Signed {
 	return signed(t, &set)
 }
 
+// withList is that set with an allow list of these lines, and no files of its own.
+func withList(t testing.TB, lines []string) *reference.Signed {
+	t.Helper()
+	l, err := reference.NewList(lines)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := l.Digest()
+	set, err := with(t, &reference.IMA{Lists: []reference.ListRef{{Digest: hex.EncodeToString(sum[:]), Name: "distribution"}}}).Complete(nil, []*reference.List{l})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return set
+}
+
 func codes(v appraisal.Verdict) []string {
 	var out []string
 	for _, f := range v.Findings {
@@ -275,6 +290,34 @@ func TestVerityDigestAsFileDigest(t *testing.T) {
 	}
 }
 
+// TestAllowedButDenied: what a set denies or calls vulnerable anywhere is so under the
+// path that allows it too, in whichever of its places the two are said.
+func TestAllowedButDenied(t *testing.T) {
+	m := newMachine(t)
+	m.run("/usr/bin/a", "a")
+	sum := strings.TrimPrefix(of("a"), "sha256:")
+	allow := reference.File{Path: "/usr/bin/a", Allow: []string{of("a")}}
+	judge(t, m, with(t, &reference.IMA{Files: []reference.File{allow}}))
+	judge(t, m, with(t, &reference.IMA{Files: []reference.File{{Path: "/old", Deny: []string{of("a")}}, allow}}), "ima/denied-file")
+	judge(t, m, with(t, &reference.IMA{Files: []reference.File{allow, {Path: "/usr/bin/b", Vulnerable: []string{of("a")}}}}), "ima/vulnerable-file")
+	both := allow
+	both.Vulnerable = both.Allow
+	judge(t, m, with(t, &reference.IMA{Files: []reference.File{both}}), "ima/vulnerable-file")
+	set := *with(t, &reference.IMA{Files: []reference.File{allow}}).Set
+	set.Deny = []reference.Listed{{Digest: sum, Why: "backdoored"}}
+	judge(t, m, signed(t, &set), "ima/denied-file")
+
+	listing := withList(t, []string{sum + "  /usr/bin/a"})
+	judge(t, m, listing)
+	denying := *listing.Set
+	denying.Deny = set.Deny
+	whole, err := signed(t, &denying).Complete(nil, listing.Lists())
+	if err != nil {
+		t.Fatal(err)
+	}
+	judge(t, m, whole, "ima/denied-file")
+}
+
 // TestOldAndNewPackage: two digests of one file are good at once, each in its
 // time; the verdict lasts no longer than the window it used.
 func TestOldAndNewPackage(t *testing.T) {
@@ -391,10 +434,13 @@ func BenchmarkIMA(b *testing.B) {
 			m.run(fmt.Sprintf("/usr/lib/package/file-%05d", i), fmt.Sprint(i))
 		}
 	}
+	var lines []string
 	for i := range 10_010 {
-		section.Files = append(section.Files, reference.File{Path: fmt.Sprintf("/usr/lib/package/file-%05d", i), Allow: []string{of(fmt.Sprint(i))}})
+		path, digest := fmt.Sprintf("/usr/lib/package/file-%05d", i), of(fmt.Sprint(i))
+		section.Files = append(section.Files, reference.File{Path: path, Allow: []string{digest}})
+		lines = append(lines, strings.TrimPrefix(digest, "sha256:")+"  "+path)
 	}
-	set := with(b, section)
+	set, listing := with(b, section), withList(b, lines)
 	grow(0, 500)
 	short := m.quote(b, 3)
 	short.References.Set, short.Memory = set, memory{}
@@ -402,13 +448,15 @@ func BenchmarkIMA(b *testing.B) {
 	first := m.quote(b, 1)
 	first.References.Set, first.Memory = set, memory{}
 	v := appraisal.Appraise(first)
+	list := *first
+	list.References.Set = listing
 	grow(10_000, 10_010)
 	again := m.quote(b, 2)
 	again.References.Set, again.Memory, again.Prior.Boot = set, memory{}, v.Next()
 	for _, c := range []struct {
 		name string
 		in   *appraisal.Input
-	}{{"500", short}, {"10000", first}, {"resume10", again}} {
+	}{{"500", short}, {"10000", first}, {"list10000", &list}, {"resume10", again}} {
 		a, findings := appraisal.Authenticate(c.in)
 		if a == nil {
 			b.Fatalf("not authentic: %v", findings)

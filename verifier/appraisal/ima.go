@@ -80,6 +80,7 @@ func (r *run) entries(rest, want []byte, state *IMA) (proven bool, err error) {
 	}
 	base, offset := state.Entries, state.Offset
 	s, pcr := ima.Scan(rest), uint32(0)
+	s.Expect(r.in.References.Set.Expected)
 	for s.Next() {
 		e := s.Entry()
 		if e.Index == 0 {
@@ -127,7 +128,7 @@ func (r *run) entry(e *ima.Entry, index int, state *IMA) {
 		}
 		return
 	}
-	if e.Violation { // counted; what else it says is unproven
+	if e.Violation || e.Expected() { // a violation is counted; what else it says is unproven
 		return
 	}
 	var buf [len("verity:sha3_512:") + 2*64]byte

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/writ-attestation/writ/tpm/ima"
 )
 
 // Limits of an allow list.
@@ -37,6 +39,7 @@ type List struct {
 	text   []byte
 	digest [32]byte
 	lines  []uint32                  // where each begins
+	hashes []ima.Hashes              // of each
 	first  [1<<bucketBits + 1]uint32 // the first line of each bucket: those whose digests begin alike
 }
 
@@ -51,7 +54,8 @@ func ParseList(b []byte) (*List, error) {
 	if len(b) > MaxList {
 		return nil, fmt.Errorf("reading allow list: %d bytes, at most %d are allowed", len(b), MaxList)
 	}
-	l := &List{text: b, digest: sha256.Sum256(b), lines: make([]uint32, 0, bytes.Count(b, []byte("\n")))}
+	lines := bytes.Count(b, []byte("\n"))
+	l := &List{text: b, digest: sha256.Sum256(b), lines: make([]uint32, 0, lines), hashes: make([]ima.Hashes, 0, lines)}
 	var last []byte
 	bucket := 0
 	for at := 0; at < len(b); {
@@ -70,7 +74,8 @@ func ParseList(b []byte) (*List, error) {
 		for ; bucket <= key; bucket++ {
 			l.first[bucket] = uint32(len(l.lines))
 		}
-		l.lines, last, at = append(l.lines, uint32(at)), line, at+n+1
+		l.lines, l.hashes = append(l.lines, uint32(at)), append(l.hashes, hash(line))
+		last, at = line, at+n+1
 	}
 	for ; bucket < len(l.first); bucket++ {
 		l.first[bucket] = uint32(len(l.lines))
@@ -132,23 +137,25 @@ func (l *List) Len() int { return len(l.lines) }
 // Has reports whether the list allows a digest (as in [File.Allow]) at a path.
 func (l *List) Has(path string, digest []byte) bool {
 	alg, sum, _ := bytes.Cut(digest, []byte(":"))
-	if string(alg) != sums[len(sum)] || len(sum) == 0 {
-		return false
-	}
+	return string(alg) == sums[len(sum)] && len(sum) > 0 && l.find(path, sum) >= 0
+}
+
+// find returns the line of a digest in hexadecimal and a path, -1 for none.
+func (l *List) find(path string, sum []byte) int {
 	bucket := bucketOf(sum)
 	lo, hi := int(l.first[bucket]), int(l.first[bucket+1])
 	for lo < hi {
 		mid := int(uint(lo+hi) >> 1)
 		switch c := compareLine(l.line(mid), sum, path); {
 		case c == 0:
-			return true
+			return mid
 		case c < 0:
 			lo = mid + 1
 		default:
 			hi = mid
 		}
 	}
-	return false
+	return -1
 }
 
 // At returns the smallest digest (as in [File.Allow]) that the list has for a path,

@@ -71,8 +71,9 @@ type Set struct {
 	lists map[string]Judgement
 	pcrs  map[int]*PCR
 
-	buffers map[string]*File
-	keys    []*ima.Key
+	buffers  map[string]*File
+	expected map[string][]expected // what files allows for good and lists leave allowed
+	keys     []*ima.Key
 }
 
 // TPM says which TPMs are genuine hardware.
@@ -268,6 +269,7 @@ func (s *Set) index(size int) error {
 			s.list(j, l.Digest)
 		}
 	}
+	s.expect()
 	for d, name := range s.Names {
 		if !isHex(d, len(d)/2) || name == "" || len(name) > maxName || strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }) {
 			return fmt.Errorf("names: %.140q: %.120q is not a digest and up to %d printable characters", d, name, maxName)
