@@ -240,6 +240,25 @@ func TestParse(t *testing.T) {
 
 // FuzzParse: what parses is what it marshals to; nothing that can be asked
 // panics.
+// TestSameFaultEachTime: the reason why a log is refused is part of a verdict, so of
+// several faults it is always the same that is named.
+func TestSameFaultEachTime(t *testing.T) {
+	for _, bad := range []string{
+		record(`"pcr":11`, digest, `{"a":{},"b":[],"c":{},"d":{},"bootId":"3f0c2d9c6d7b4a0e9c1f5b8a7e6d5c4b","timestamp":1}`),
+		record(`"pcr":11`, digest, `{"string":1,"eventType":2,"bootId":"3f0c2d9c6d7b4a0e9c1f5b8a7e6d5c4b","timestamp":1}`),
+	} {
+		_, want := oslog.Parse([]byte(bad))
+		if want == nil {
+			t.Fatalf("%q is a log", bad)
+		}
+		for range 50 {
+			if _, err := oslog.Parse([]byte(bad)); err == nil || err.Error() != want.Error() {
+				t.Fatalf("%v, and before %v", err, want)
+			}
+		}
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	f.Add(read(f, "testdata/boot.log"))
 	f.Add([]byte(record(`"recnum":7,"pcr":11`, digest, content)))

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -114,18 +116,16 @@ func (r *Record) parseContent(raw []byte) error {
 	if err != nil {
 		return fmt.Errorf("content: %w", err)
 	}
-	for name, v := range f {
-		if v[0] == '{' || v[0] == '[' {
+	for _, name := range slices.Sorted(maps.Keys(f)) { // whatever is wrong, the same is named each time
+		if v := f[name]; v[0] == '{' || v[0] == '[' {
 			return fmt.Errorf("content: member %q is no plain value", name)
 		}
 	}
-	for name, field := range map[string]*string{"string": &r.Text, "eventType": &r.Type} {
-		if _, ok := f[name]; !ok {
-			continue
-		}
-		if *field, err = f.text(name); err != nil {
-			return fmt.Errorf("content: %w", err)
-		}
+	if r.Text, err = f.optional("string"); err != nil {
+		return fmt.Errorf("content: %w", err)
+	}
+	if r.Type, err = f.optional("eventType"); err != nil {
+		return fmt.Errorf("content: %w", err)
 	}
 	if r.BootID, err = f.text("bootId"); err != nil {
 		return fmt.Errorf("content: %w", err)
@@ -233,6 +233,14 @@ func (o object) only(names ...string) error {
 		return fmt.Errorf("unknown members: expected only %s", strings.Join(names, ", "))
 	}
 	return nil
+}
+
+// optional is text of a member that may be missing.
+func (o object) optional(name string) (string, error) {
+	if _, ok := o[name]; !ok {
+		return "", nil
+	}
+	return o.text(name)
 }
 
 func (o object) text(name string) (s string, err error) {
