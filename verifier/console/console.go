@@ -53,8 +53,12 @@ func New(open []string) (*Pages, error) {
 	if err := errors.Join(p.load(dist, "dist", ""), p.load(core, "core", "assets/core/")); err != nil {
 		return nil, fmt.Errorf("reading the embedded pages: %w", err)
 	}
-	frame := p.files["index.html"].plain // its navigation names the open pages
-	p.files["index.html"] = pack("index.html", bytes.Replace(frame, []byte(`data-pages=""`), []byte(`data-pages="`+strings.Join(open, " ")+`"`), 1))
+	facts := `data-pages="` + strings.Join(open, " ") + `"` // its navigation names the open pages
+	if p.savable() {
+		facts += ` data-core="yes"`
+	}
+	frame := p.files["index.html"].plain
+	p.files["index.html"] = pack("index.html", bytes.Replace(frame, []byte(`data-pages=""`), []byte(facts), 1))
 	return p, nil
 }
 
@@ -126,6 +130,10 @@ func (p *Pages) Page(w http.ResponseWriter, r *http.Request, name string) {
 // page is open there are none.
 func (p *Pages) Asset(w http.ResponseWriter, r *http.Request, name string) {
 	headers(w.Header(), "")
+	if name == offlineName && slices.Contains(p.open, "proof") && p.savable() {
+		p.offline(w)
+		return
+	}
 	f := p.files["assets/"+name]
 	if f == nil || len(p.open) == 0 && path.Ext(name) != ".css" { // the closed page is styled
 		w.Header().Set("Cache-Control", "no-cache")

@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"fmt"
 	"net"
 	"net/http"
 	"net/url"
@@ -148,4 +149,18 @@ func (d *Domain) Writ(t *testing.T, args ...string) string {
 		t.Fatalf("writ %s: %v: %s", strings.Join(args, " "), err, messages.String())
 	}
 	return strings.TrimSpace(string(out))
+}
+
+// Node is a machine of the domain, from 1.
+func (d *Domain) Node(t *testing.T, n int) string {
+	t.Helper()
+	raw, err := os.ReadFile(filepath.Join(d.Dir, fmt.Sprintf("node-%d", n), "state", "node.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var node struct{ Node string }
+	if err := json.Unmarshal(raw, &node); err != nil {
+		t.Fatal(err)
+	}
+	return node.Node
 }

@@ -11,12 +11,15 @@ declare global {
   var writMost: number
 }
 
+/** The core of a saved page is within it, packed; a server's page fetches it. */
+const saved = document.getElementById('core')
+
 let started: Promise<void> | undefined
 
 async function start() {
-  const wasm = await fetch('/assets/core/writ.wasm')
+  const wasm = saved ? unpack(saved.textContent!) : await fetch('/assets/core/writ.wasm').catch(() => { throw new Error('The checking core could not be loaded: the verifier does not answer. Save this page while it does, to check without it.') })
   if (!wasm.ok) throw new Error('The checking core is not part of this writd. Whoever builds it: run `make build`, which compiles the core to WebAssembly.')
-  await new Promise<void>((ok, no) => {
+  if (!saved) await new Promise<void>((ok, no) => {
     const s = document.createElement('script')
     s.src = '/assets/core/wasm_exec.js'
     s.onload = () => ok()
@@ -26,6 +29,11 @@ async function start() {
   const go = new Go()
   const { instance } = await WebAssembly.instantiate(await wasm.arrayBuffer(), go.importObject)
   void go.run(instance)
+}
+
+function unpack(base64: string) {
+  const packed = Uint8Array.from(atob(base64), c => c.charCodeAt(0))
+  return new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream('gzip')))
 }
 
 /** Throws an error whose message is for the reader: too large, or nothing that the core knows. */

@@ -38,11 +38,15 @@ export function Source({ id, label, rows, value, set }: { id: string; label: str
     const f = e.dataTransfer?.files[0]
     if (f) { e.preventDefault(); set(f) }
   }
+  const paste = (e: ClipboardEvent) => { // a field that showed megabytes would stop the page
+    const text = e.clipboardData?.getData('text') ?? ''
+    if (text.length > 1 << 20) { e.preventDefault(); set(new File([text], 'pasted text')) }
+  }
   return <div class="source" onDragOver={e => e.preventDefault()} onDrop={drop}>
     <label for={id}>{label}</label>
     {typeof value === 'string'
-      ? <textarea id={id} rows={rows} spellcheck={false} placeholder="Paste it, or drop a file here" value={value} onInput={e => set(e.currentTarget.value)} />
-      : <p id={id}><code>{value.name}</code> ({value.size} bytes) <button type="button" onClick={() => set('')}>Remove</button></p>}
+      ? <textarea id={id} rows={rows} spellcheck={false} placeholder="Paste it, or drop a file here" value={value} onPaste={paste} onInput={e => set(e.currentTarget.value)} />
+      : <p class="given"><output id={id}><code>{value.name}</code> ({value.size.toLocaleString('en')} bytes)</output> <button type="button" onClick={() => set('')}>Remove</button></p>}
     <input type="file" aria-label={`${label}: choose a file`} onChange={e => { const f = e.currentTarget.files?.[0]; if (f) set(f); e.currentTarget.value = '' }} />
   </div>
 }

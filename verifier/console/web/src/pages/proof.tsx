@@ -1,35 +1,78 @@
-import { useState } from 'preact/hooks'
+import { useEffect, useState } from 'preact/hooks'
 import { check, type Check, type Report } from '../core'
+import { demoTrust, fetchEntry } from '../log'
 import { Badge, Source, Trouble, type Given } from '../widgets'
+
+const offline = location.protocol === 'file:'
+const pinned = 'writ-trust' // in this browser's storage
 
 export default function Proof() {
   const [file, setFile] = useState<Given>('')
-  const [trust, setTrust] = useState<Given>('')
+  const [trust, setTrust] = useState<Given>(() => kept() ?? '')
+  const [pin, setPin] = useState(() => kept() !== null)
   const [entry, setEntry] = useState<Given>('')
   const [report, setReport] = useState<Report>()
   const [trouble, setTrouble] = useState('')
   const [busy, setBusy] = useState(false)
-  const run = async () => {
+  const run = async (file: Given, trust: Given, entry: Given) => {
     setReport(undefined); setTrouble('')
     const raw = new Blob([file])
-    if (!raw.size) return setTrouble('Paste or choose something to check first: what `writ bundle`, `writ token` or `writ log prove` wrote.')
+    if (!raw.size) return setTrouble('Paste or choose something to check first: what `writ bundle`, `writ token` or `writ log prove` wrote, or the index of an entry.')
     setBusy(true)
-    try { setReport(await check(raw, (await text(trust)).trim(), await text(entry))) } catch (e) { setTrouble((e as Error).message) }
+    try {
+      const index = typeof file === 'string' && /^\s*\d{1,15}\s*$/.test(file)
+      const found = index ? await lookUp('', Number(file)) : { receipt: raw, entry: await text(entry) }
+      const keys = (await text(trust)).trim()
+      setReport(await check(new Blob([found.receipt]), keys, found.entry))
+      keep(pin ? keys : '')
+    } catch (e) { setTrouble((e as Error).message) }
     setBusy(false)
   }
+  useEffect(() => { // #12 is entry 12 of this verifier's log, #demo/12 of the demonstration's
+    const show = async () => {
+      const [, demo, index] = /^#(demo\/)?(\d{1,15})$/.exec(location.hash) ?? []
+      if (!index) return
+      if (!demo) { setFile(index); return run(index, trust, '') }
+      try {
+        const [found, keys] = await Promise.all([lookUp('/demo', Number(index)), demoTrust()])
+        setFile(found.receipt); setEntry(found.entry); setTrust(keys)
+        await run(found.receipt, keys, found.entry)
+      } catch (e) { setTrouble((e as Error).message) }
+    }
+    void show()
+    addEventListener('hashchange', show)
+    return () => removeEventListener('hashchange', show)
+  }, [])
   return <>
     <h1>Check a proof</h1>
-    <p class="soft">Everything is checked here, in your browser; nothing is sent. Whose keys count is for you to say.</p>
-    <Source id="bundle" label="Bundle, token or receipt" rows={8} value={file} set={setFile} />
-    {typeof file === 'string' && file.trimStart().startsWith('c2sp.org/tlog-proof@') || file instanceof File && !/json$/.test(file.name)
-      ? <Source id="entry" label="The log's entry that the receipt proves" rows={3} value={entry} set={setEntry} /> : null}
-    <Source id="trust" label="Trust file (without one, no signer is checked)" rows={4} value={trust} set={setTrust} />
-    <p><button type="button" disabled={busy} onClick={run}>{busy ? 'Checking' : 'Check'}</button></p>
-    <div aria-live="polite">
+    <p class="soft">Everything is checked here, in your browser; what you give is not sent. Whose keys count is for you to say.{!offline && ' This page comes from the verifier: a copy that you saved earlier does not.'}</p>
+    <div class="pair">
+      <div>
+        <Source id="bundle" label="Bundle, token, receipt or index" rows={9} value={file} set={setFile} />
+        {typeof file === 'string' && file.trimStart().startsWith('c2sp.org/tlog-proof@') || file instanceof File && file.size < small && !/json$/.test(file.name)
+          ? <Source id="entry" label="The log's entry that the receipt proves" rows={3} value={entry} set={setEntry} /> : null}
+      </div>
+      <div>
+        <Source id="trust" label="Trust file (without one, no signer is checked)" rows={9} value={trust} set={setTrust} />
+        <label class="choice"><input type="checkbox" checked={pin} onChange={e => { setPin(e.currentTarget.checked); if (!e.currentTarget.checked) keep('') }} /> Pin: keep this trust file in this browser</label>
+      </div>
+    </div>
+    <p class="acts"><button type="button" class="main" disabled={busy} onClick={() => run(file, trust, entry)}>{busy ? 'Checking' : 'Check'}</button>
+      {document.getElementById('app')!.dataset.core && <a href="/assets/writ-proof.html" download="writ-proof.html">Save this page, to check without the verifier</a>}</p>
+    <div aria-live="polite" aria-busy={busy}>
       {trouble && <Trouble>{trouble}</Trouble>}
       {report && <Result report={report} />}
     </div>
   </>
+}
+
+/** What was pinned, or null. Browsers may refuse storage to a page. */
+function kept() { try { return localStorage.getItem(pinned) } catch { return null } }
+function keep(trust: string) { try { if (trust) localStorage.setItem(pinned, trust); else localStorage.removeItem(pinned) } catch { /* not kept */ } }
+
+async function lookUp(base: string, index: number) {
+  if (offline) throw new Error('An index is looked up in a verifier\'s log, and this saved page asks nobody. Paste the receipt (writ log prove INDEX) and its entry.')
+  return fetchEntry(base, index)
 }
 
 const small = 4 << 20 // bytes of a trust file, an entry
