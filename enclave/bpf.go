@@ -11,14 +11,16 @@ import (
 )
 
 // A kernelDeadline is key 5, level E4: programs in the kernel that compare the
-// boot clock with a deadline whenever a process of the group leaves a processor,
+// boot clock with a deadline whenever a process in or below the group leaves a processor,
 // a thousand times a second while it keeps one, and for every packet it sends.
 // After the deadline they kill the process and drop the packet, though no
 // process of ours ever ran again. A process that sleeps is killed when it wakes.
 //
 // The programs that kill live as long as the keeper, and without it the work
 // dies anyway. The one that drops belongs to the cgroup, and stays for what is in
-// send buffers after all processes have gone. They are written out here in
+// send buffers after all processes have gone, keeper and init too: each socket keeps
+// its cgroup, even a removed one. So nothing is pinned in a file system, where it would
+// have to be swept. They are written out here in
 // instructions: a compiler or a library of bytecode is more than two dozen of
 // them are worth in the process that holds the kill switch.
 type kernelDeadline struct {
@@ -30,10 +32,6 @@ type kernelDeadline struct {
 const beforeToken = 60e9
 
 func newKernelDeadline(g *group) (_ *kernelDeadline, err error) {
-	var st unix.Stat_t
-	if err := unix.Fstat(int(g.fd.Fd()), &st); err != nil {
-		return nil, fmt.Errorf("identifying the cgroup: %w", err)
-	}
 	d := &kernelDeadline{}
 	defer func() {
 		if err != nil {
@@ -45,6 +43,10 @@ func newKernelDeadline(g *group) (_ *kernelDeadline, err error) {
 		return nil, err
 	}
 	d.at.v.Store(int64(Now()) + beforeToken)
+	held, err := d.held(g)
+	if err != nil {
+		return nil, err
+	}
 	drop, err := d.load("egress", bpfCgroupSKB, dropAfter(shared))
 	if err != nil {
 		return nil, err
@@ -52,7 +54,7 @@ func newKernelDeadline(g *group) (_ *kernelDeadline, err error) {
 	if _, err := bpf(bpfProgAttach, &bpfAttach{target: uint32(g.fd.Fd()), program: uint32(drop), kind: bpfEgress, flags: bpfMulti}); err != nil {
 		return nil, fmt.Errorf("attaching the egress program: %w", err)
 	}
-	leaving, err := d.load("sched_switch", bpfRawTracepoint, killAfter(shared, st.Ino))
+	leaving, err := d.load("sched_switch", bpfRawTracepoint, killAfter(shared, held))
 	if err != nil {
 		return nil, err
 	}
@@ -63,7 +65,7 @@ func newKernelDeadline(g *group) (_ *kernelDeadline, err error) {
 		return nil, fmt.Errorf("attaching to sched_switch: %w", err)
 	}
 	d.fds = append(d.fds, fd)
-	ticking, err := d.load("cpu-clock", bpfPerfEvent, killAfter(shared, st.Ino))
+	ticking, err := d.load("cpu-clock", bpfPerfEvent, killAfter(shared, held))
 	if err != nil {
 		return nil, err
 	}
@@ -82,6 +84,25 @@ func (d *kernelDeadline) word() (int, error) {
 		return 0, fmt.Errorf("mapping the kernel's deadline: %w", err)
 	}
 	d.at = (*word)(unsafe.Pointer(&b[0]))
+	return fd, nil
+}
+
+// held makes the array that holds the group itself, for the programs to ask whether
+// a process is in it or below.
+func (d *kernelDeadline) held(g *group) (int, error) {
+	fd, err := bpf(bpfMapCreate, &bpfMap{kind: bpfCgroupArray, key: 4, value: 4, entries: 1})
+	if err != nil {
+		return 0, fmt.Errorf("making an array of one cgroup: %w", err)
+	}
+	d.fds = append(d.fds, fd)
+	key, value := new(uint32), new(uint32)
+	*value = uint32(g.fd.Fd())
+	_, err = bpf(bpfMapUpdate, &bpfElement{shared: uint32(fd), key: pointer(key), value: pointer(value)})
+	runtime.KeepAlive(key)
+	runtime.KeepAlive(value)
+	if err != nil {
+		return 0, fmt.Errorf("naming the cgroup to the kernel: %w", err)
+	}
 	return fd, nil
 }
 
@@ -143,25 +164,26 @@ func (d *kernelDeadline) load(name string, kind uint32, program []bpfInsn) (int,
 	return fd, nil
 }
 
-// killAfter kills the current process, if it is of the cgroup, from the deadline
-// on: the first member of the map.
-func killAfter(shared int, cgroup uint64) []bpfInsn {
-	const out = 16
+// killAfter kills the current process, if it is in or below the cgroup held, from the
+// deadline on: the first member of the shared map.
+func killAfter(shared, held int) []bpfInsn {
+	const out = 17
 	return []bpfInsn{
-		{code: bpfCall, imm: 80}, // r0 = bpf_get_current_cgroup_id()
-		{code: bpfLoad64, regs: 1, imm: int32(uint32(cgroup))},
-		{imm: int32(cgroup >> 32)},
-		{code: bpfJumpNE, regs: 1<<4 | 0, off: out - 4}, // r0 != r1
-		{code: bpfStoreImm, regs: 10, off: -4},          // *(u32 *)(r10 - 4) = 0
+		{code: bpfLoad64, regs: bpfMapFD<<4 | 1, imm: int32(held)},
+		{},
+		{code: bpfMoveImm, regs: 2},
+		{code: bpfCall, imm: 37}, // r0 = bpf_current_task_under_cgroup(r1, r2)
+		{code: bpfJumpNEImm, off: out - 5, imm: 1}, // r0 != 1
+		{code: bpfStoreImm, regs: 10, off: -4},     // *(u32 *)(r10 - 4) = 0
 		{code: bpfLoad64, regs: bpfMapFD<<4 | 1, imm: int32(shared)},
 		{},
 		{code: bpfMove, regs: 10<<4 | 2}, // r2 = r10
 		{code: bpfAddImm, regs: 2, imm: -4},
 		{code: bpfCall, imm: 1}, // r0 = bpf_map_lookup_elem(r1, r2)
-		{code: bpfJumpEQImm, off: out - 11},
+		{code: bpfJumpEQImm, off: out - 12},
 		{code: bpfLoadMem, regs: 0<<4 | 6}, // r6 = *(u64 *)r0
 		{code: bpfCall, imm: 125},          // r0 = bpf_ktime_get_boot_ns()
-		{code: bpfJumpLT, regs: 6 << 4, off: out - 14},
+		{code: bpfJumpLT, regs: 6 << 4, off: out - 15},
 		{code: bpfMoveImm, regs: 1, imm: int32(unix.SIGKILL)},
 		{code: bpfCall, imm: 109}, // bpf_send_signal(r1)
 		{code: bpfMoveImm},
@@ -208,7 +230,7 @@ const (
 	bpfMoveImm   = 0xb7
 	bpfAddImm    = 0x07
 	bpfJumpEQImm = 0x15
-	bpfJumpNE    = 0x5d
+	bpfJumpNEImm = 0x55
 	bpfJumpGE    = 0x3d
 	bpfJumpLT    = 0xad
 	bpfCall      = 0x85
@@ -219,6 +241,7 @@ const (
 // Commands, kinds and flags of bpf(2).
 const (
 	bpfMapCreate         = 0
+	bpfMapUpdate         = 2
 	bpfProgLoad          = 5
 	bpfProgAttach        = 8
 	bpfRawTracepointOpen = 17
@@ -226,6 +249,7 @@ const (
 	bpfArray         = 2
 	bpfMmapable      = 1 << 10
 	bpfPerfEvent     = 7
+	bpfCgroupArray   = 8
 	bpfCgroupSKB     = 8
 	bpfRawTracepoint = 17
 	bpfEgress        = 1
@@ -247,7 +271,11 @@ type (
 		program uint32
 		_       uint32
 	}
-	bpfAttach struct{ target, program, kind, flags uint32 }
+	bpfAttach  struct{ target, program, kind, flags uint32 }
+	bpfElement struct {
+		shared, _         uint32
+		key, value, flags uint64
+	}
 )
 
 func pointer[T any](p *T) uint64 { return uint64(uintptr(unsafe.Pointer(p))) }
@@ -258,7 +286,7 @@ func bpf[T any](command uintptr, attr *T) (int, error) {
 	if errno != 0 {
 		return 0, errno
 	}
-	if command != bpfProgAttach {
+	if command != bpfProgAttach && command != bpfMapUpdate {
 		unix.CloseOnExec(int(fd))
 	}
 	return int(fd), nil

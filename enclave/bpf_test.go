@@ -123,6 +123,91 @@ func TestEgressCutAtTheDeadline(t *testing.T) {
 	}
 }
 
+// Work that moves below its group, as containers do, is held all the same.
+func TestKernelDeadlineBelowTheGroup(t *testing.T) {
+	t.Parallel()
+	g := grouped(t)
+	inner := &group{dir: filepath.Join(g.dir, "inner")}
+	if err := os.Mkdir(inner.dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		for os.Remove(inner.dir) != nil {
+			g.killAll()
+			time.Sleep(time.Millisecond)
+		}
+	})
+	var err error
+	if inner.fd, err = os.Open(inner.dir); err != nil {
+		t.Fatal(err)
+	}
+	defer inner.fd.Close()
+	d, err := newKernelDeadline(g)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(d.close)
+	e := tree(t, inner, 10, "sleep")
+	deadline := Now().Add(200 * time.Millisecond)
+	d.set(deadline)
+	e.dies(deadline)
+}
+
+// What is in send buffers does not leave after the deadline though keeper, init and
+// work were killed before it, and the next keeper has swept their cgroup. At E3, the
+// naive twin, all of it leaves.
+func TestEgressCutThoughEverybodyIsGone(t *testing.T) {
+	t.Parallel()
+	after := func(level string) (sent int64) {
+		a := newAgent(t, 3*time.Second)
+		l, err := net.Listen("tcp4", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		e := a.prepare(t, "--level", level).start(nil, probePath, "send", l.Addr().String())
+		c, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		_ = c.(*net.TCPConn).SetReadBuffer(16 << 10)
+		time.Sleep(300 * time.Millisecond) // buffers fill
+		a.answers(unavailable)
+		if err := e.cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		<-e.ended
+		e.eventually("its cgroup is swept", func() bool {
+			sweepAll()
+			return e.groups() == 0
+		})
+		sleepPast(a.until())
+		_ = c.SetReadDeadline(time.Now().Add(1500 * time.Millisecond))
+		sent, _ = io.Copy(io.Discard, c)
+		return sent
+	}
+	cut, naive := after("E4"), after("E3")
+	t.Logf("after the deadline %d bytes at E4, %d at E3", cut, naive)
+	if naive < 1<<20 {
+		t.Errorf("at E3 only %d bytes came, so the test shows nothing", naive)
+	}
+	if cut > naive/2 {
+		t.Errorf("%d bytes left after the deadline at E4, %d at E3", cut, naive)
+	}
+}
+
+// groups counts the cgroups that a keeper has left.
+func (e *execution) groups() (n int) {
+	for _, h := range [][2]string{{"cgroup2", ""}, {"cgroup", "pids"}} {
+		if parent, err := ownGroup(h[0], h[1]); err == nil {
+			left, _ := filepath.Glob(filepath.Join(parent, fmt.Sprintf("%s%d-*", groupPrefix, e.cmd.Process.Pid)))
+			n += len(left)
+		}
+	}
+	return n
+}
+
 // The whole keeper at E4.
 func TestWorkAtE4(t *testing.T) {
 	t.Parallel()
