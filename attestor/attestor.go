@@ -103,6 +103,7 @@ type Status struct {
 	Seq        uint64          `json:"seq,omitempty"`
 	Verdict    json.RawMessage `json:"verdict,omitempty"` // the last one
 	Problem    string          `json:"problem,omitempty"` // why there is no token
+	Unheard    bool            `json:"unheard,omitempty"` // no verifier answered when it was last asked, or none was asked yet
 	Since      time.Time       `json:"since"`             // of the last answer
 }
 
@@ -123,7 +124,7 @@ func New(cfg Config) (*Agent, error) {
 		cfg.Absence = 10 * time.Second
 	}
 	a := &Agent{cfg: cfg, q: quoter{tpm: cfg.TPM, domain: cfg.Enrolment.Domain, generation: cfg.Enrolment.Generation, logs: cfg.Logs}, watch: map[chan Push]bool{}, stops: make(chan struct{}, 1), renew: make(chan struct{}, 1),
-		state: Status{Node: cfg.Enrolment.Node, Domain: cfg.Enrolment.Domain, Problem: "not attested yet"}}
+		state: Status{Node: cfg.Enrolment.Node, Domain: cfg.Enrolment.Domain, Problem: "not attested yet", Unheard: true}}
 	var err error
 	if a.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
 		return nil, fmt.Errorf("making the agent's key: %w", err)
@@ -243,7 +244,7 @@ func (a *Agent) attest(ctx context.Context, ifStale bool) error {
 	}
 	if err != nil {
 		a.mu.Lock()
-		a.state.Problem = err.Error()
+		a.state.Problem, a.state.Unheard = err.Error(), true
 		a.mu.Unlock()
 		return err
 	}
@@ -399,13 +400,14 @@ func (a *Agent) granted(ctx context.Context, o *granted, asked time.Time) {
 	}
 	a.base, a.last, a.since = o.Token, o.Token, asked
 	a.state.Legitimate, a.state.Expires, a.state.Seq, a.state.Verdict, a.state.Problem, a.state.Since = true, o.claims.Expires, o.claims.Writ.Seq, o.Verdict, "", time.Now()
+	a.state.Unheard = false
 	a.mu.Unlock()
 	a.tell(Push{Renewed: true})
 }
 
 func (a *Agent) refused(r *protocol.Refusal, at time.Time) {
 	a.mu.Lock()
-	a.state.Problem, a.state.Since = r.Error(), at
+	a.state.Problem, a.state.Unheard, a.state.Since = r.Error(), false, at
 	if r.Denied != nil {
 		a.state.Verdict, a.state.Legitimate, a.base = r.Denied.Verdict, false, ""
 	}

@@ -160,7 +160,7 @@ func TestFailover(t *testing.T) {
 	if err := a.attest(t.Context(), false); !errors.Is(err, errDown) {
 		t.Errorf("an attestation with no verifier: %v", err)
 	}
-	if s := a.Status(); !s.Legitimate || s.Problem == "" {
+	if s := a.Status(); !s.Legitimate || s.Problem == "" || !s.Unheard {
 		t.Errorf("a token was lost with its verifier: %+v", s)
 	}
 	second.down = false
@@ -246,7 +246,7 @@ func TestEventIgnored(t *testing.T) {
 	}
 	e := <-own
 	a.heard("revocation", e.Data)
-	if s := a.Status(); s.Legitimate || s.Problem != "suspended: a reason" || (<-pushes).Event != e.Data {
+	if s := a.Status(); s.Legitimate || s.Unheard || s.Problem != "suspended: a reason" || (<-pushes).Event != e.Data {
 		t.Errorf("status after a suspension: %+v", s)
 	}
 }

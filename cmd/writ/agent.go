@@ -345,21 +345,32 @@ func unwrapURL(err error) error {
 	return err
 }
 
+// exitNoCondition is the exit code of a condition that could not be looked at: to
+// systemd everything from 1 to 254 means that it does not hold, and 255 that it failed
+// (systemd.service(5), ExecCondition=).
+const exitNoCondition = 255
+
 func newStatus() *cobra.Command {
 	var socket string
-	var asJSON bool
+	var asJSON, condition bool
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Say whether this node is legitimate now",
 		Long: `Ask the agent whether this node has a valid token and, if not, why.
 
-Exit codes: 0 legitimate; 3 not legitimate; 5 the agent does not answer.`,
+Exit codes: 0 legitimate; 3 not legitimate; 5 the agent does not answer.
+
+With --condition they are for ExecCondition= of a systemd unit: 0 legitimate; 3 not
+legitimate by the word of a verifier, so that the unit is skipped; 255 neither
+agent nor verifier answers, so that it fails, and Restart= tries again.`,
 		Example: `  writ status
   writ status --json | jq .expires`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var s attestor.Status
-			if err := askAgent(cmd.Context(), socket, "/v1/status", &s); err != nil {
+			if err := askAgent(cmd.Context(), socket, "/v1/status", &s); condition && err != nil {
+				return exit(exitNoCondition, err, "start it: writ agent")
+			} else if err != nil {
 				return err
 			}
 			if asJSON {
@@ -369,12 +380,16 @@ Exit codes: 0 legitimate; 3 not legitimate; 5 the agent does not answer.`,
 			} else {
 				printStatus(cmd.OutOrStdout(), &s)
 			}
+			if condition && !s.Legitimate && s.Unheard {
+				return exit(exitNoCondition, nil, "")
+			}
 			if !s.Legitimate {
 				return exit(exitDenied, nil, "")
 			}
 			return nil
 		},
 	}
+	cmd.Flags().BoolVar(&condition, "condition", false, "exit as ExecCondition= of systemd wants it")
 	cmd.Flags().StringVar(&socket, "socket", attestor.SocketPath(), "`path` of the agent's socket")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
 	return cmd
