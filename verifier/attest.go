@@ -305,7 +305,11 @@ func (s *Service) decide(slot ledger.Slot, a *appraised, n *Node, claims **token
 	v := &a.verdict
 	data := bundle.Decision{Decision: v.Decision, Tier: v.Tier, At: v.At, Verdict: verdict, Evidence: v.Inputs.Evidence, References: v.Inputs.References, From: n.Effective(slot.At)}
 	n.Counter++
-	n.Last = &Summary{Index: slot.Index, At: slot.At.Unix(), Decision: v.Decision, Tier: v.Tier, Findings: append([]appraisal.Finding{}, v.Findings[:min(len(v.Findings), 8)]...)}
+	last := uint64(0)
+	if n.Last != nil {
+		last = n.Last.Index
+	}
+	n.Last = &Summary{Index: slot.Index, At: slot.At.Unix(), Decision: v.Decision, Tier: v.Tier, References: v.Inputs.References, Findings: append([]appraisal.Finding{}, v.Findings[:min(len(v.Findings), 8)]...)}
 	kind := bundle.Decided
 	if data.From == FailClosed && n.State != FailClosed { // lapsed since: the stored word follows
 		n.State = FailClosed
@@ -338,6 +342,7 @@ func (s *Service) decide(slot ledger.Slot, a *appraised, n *Node, claims **token
 			a.chunks(n)
 		}
 	}
+	n.booted(last, slot.Index)
 	data.To, data.Seq = n.State, n.Seq
 	return s.entry(kind, n.ID, "verifier/"+s.cfg.Name, data), nil
 }

@@ -325,7 +325,7 @@ func (s *Service) enrol(ctx context.Context, key ledger.Key, e *enrollment) (*pr
 			return ledger.Change{}, err
 		}
 		join.UsedBy = id
-		change := ledger.Change{Puts: []ledger.Put{{Key: key}, put(kindJoin, join.ID, join), put(kindNode, id, n), put(akKey.Kind, akKey.ID, id)}}
+		change := ledger.Change{Puts: []ledger.Put{{Key: key}, put(kindJoin, join.ID, join), put(kindNode, id, n), put(akKey.Kind, akKey.ID, id), put(kindSubject, bundle.Subject(s.cfg.Domain, id), id)}}
 		data := bundle.Enrolled{AK: hexSum(n.AK), Generation: n.Generation, Class: n.Class, Status: n.Status}
 		for _, ek := range n.EKs {
 			change.Puts = append(change.Puts, put(kindEK, ekID(ek), id))

@@ -26,6 +26,7 @@ const (
 	kindOpening    = "opening"    // by commitment
 	kindOver       = "over"       // by the index that began a run of legitimacy which is over -> node id
 	kindEvidence   = "evidence"   // by SHA-256: when a decision named it last
+	kindSubject    = "subject"    // by a node's pseudonym in the log -> node id; absent for nodes enrolled before it was kept
 )
 
 // Administrative status: only operators change it.
@@ -88,6 +89,15 @@ type Node struct {
 	Marked     int64           `json:"marked,omitempty"`     // when rows last said that its evidence is in use
 	Recent     []Request       `json:"recent,omitempty"`
 	Last       *Summary        `json:"last,omitempty"`
+	Boots      []BootSpan      `json:"boots,omitempty"` // the last few, oldest first
+}
+
+// BootSpan is where in the log the decisions on one boot are.
+type BootSpan struct {
+	ResetCount   uint32 `json:"reset_count"`
+	RestartCount uint32 `json:"restart_count"`
+	First        uint64 `json:"first"`          // index of the first decision
+	Last         uint64 `json:"last,omitempty"` // and of the last one; 0 while the boot lasts
 }
 
 // Request remembers an answered request, so that a retry gets the same answer.
@@ -99,11 +109,34 @@ type Request struct {
 
 // Summary is the last decision in short, for people.
 type Summary struct {
-	Index    uint64              `json:"index"`
-	At       int64               `json:"at"`
-	Decision string              `json:"decision"`
-	Tier     string              `json:"tier"`
-	Findings []appraisal.Finding `json:"findings"` // the first few
+	Index      uint64              `json:"index"`
+	At         int64               `json:"at"`
+	Decision   string              `json:"decision"`
+	Tier       string              `json:"tier"`
+	References string              `json:"references,omitempty"` // digest of the set it was judged by
+	Findings   []appraisal.Finding `json:"findings"`             // the first few
+}
+
+// rememberedBoots is how many boots a node's row names.
+const rememberedBoots = 4
+
+// booted notes where the decisions on a boot begin. last and index are those of the
+// decision before and of this one.
+func (n *Node) booted(last, index uint64) {
+	if n.Boot == nil {
+		return
+	}
+	now := BootSpan{ResetCount: n.Boot.ResetCount, RestartCount: n.Boot.RestartCount, First: index}
+	if i := len(n.Boots) - 1; i >= 0 {
+		before := n.Boots[i]
+		if before.ResetCount == now.ResetCount && before.RestartCount == now.RestartCount {
+			return
+		}
+		before.Last = last
+		n.Boots = append(slices.Clone(n.Boots[:i]), before)
+	}
+	n.Boots = append(slices.Clip(n.Boots), now)
+	n.Boots = n.Boots[max(0, len(n.Boots)-rememberedBoots):]
 }
 
 // recentRequests is how many answered requests a node may still repeat.
@@ -139,15 +172,21 @@ func (n *Node) move(states ...string) error {
 // Effective is the state that counts at a moment: the stored word never
 // outlives its deadline or the operator's act (security rule 12).
 func (n *Node) Effective(now time.Time) string {
+	return Effective(n.Status, n.State, n.Deadline, now)
+}
+
+// Effective is [Node.Effective] of a node's administrative status, its stored state
+// and the deadline of its last token (Unix seconds).
+func Effective(status, state string, deadline int64, now time.Time) string {
 	switch {
-	case n.Status == Pending && n.State == Initialized:
+	case status == Pending && state == Initialized:
 		return Initialized
-	case n.Status != Active:
+	case status != Active:
 		return FailClosed
-	case (n.State == Synchronized || n.State == Elevated) && now.Unix() >= n.Deadline:
+	case (state == Synchronized || state == Elevated) && now.Unix() >= deadline:
 		return FailClosed
 	}
-	return n.State
+	return state
 }
 
 // Legitimate reports whether work may run on the node at a moment.

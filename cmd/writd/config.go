@@ -72,7 +72,8 @@ type config struct {
 
 // opened is what anybody may see with a browser.
 type opened struct {
-	Pages []string `toml:"pages"`
+	Pages    []string `toml:"pages"`
+	Evidence bool     `toml:"evidence"` // on those pages: findings, and what was measured at boot
 }
 
 // duration is a time in Go's notation: "60s".
@@ -133,7 +134,7 @@ func decodeConfig(raw []byte) (*config, error) {
 }
 
 // openable are the pages that may be opened outside `writ dev`.
-var openable = []string{"proof"}
+var openable = []string{"console", "proof"}
 
 var domainRE = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]{0,253}[a-z0-9])?$`)
 

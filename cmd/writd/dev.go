@@ -46,7 +46,7 @@ func newDev() *cobra.Command {
 			c.Domain, c.Data, c.Listen, c.Admin = "dev.invalid", dir, listen, "127.0.0.1:0"
 			c.Addresses, c.MinLevel, c.Approvals = []string{"localhost", "127.0.0.1"}, "E0", 1
 			c.EKRoots, c.TokenLife, c.PublicEntries, c.LogLevel, c.LogFormat = roots, duration(life), true, "warn", "text"
-			c.Public.Pages = slices.Clone(openable)
+			c.Public = opened{Pages: slices.Clone(openable), Evidence: true}
 			if refKey != "" {
 				pem, err := os.ReadFile(refKey)
 				if err != nil {

@@ -23,6 +23,7 @@ import (
 	"net/http"
 	"net/netip"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -32,6 +33,7 @@ import (
 	"github.com/writ-attestation/writ/internal/replay"
 	"github.com/writ-attestation/writ/verifier"
 	"github.com/writ-attestation/writ/verifier/console"
+	"github.com/writ-attestation/writ/verifier/fleet"
 	"github.com/writ-attestation/writ/verifier/keys"
 )
 
@@ -55,10 +57,13 @@ type Config struct {
 	Hosts         []string
 	PublicEntries bool     // anybody may read the log's entries
 	Pages         []string // of [console.Names], the pages that are open
-	Version       string
-	Revision      string
-	Log           *slog.Logger
-	Now           func() time.Time // nil: time.Now
+	// PublicEvidence lets anybody see on open pages what evidence says: findings, and
+	// what was measured at a node's boot. Operators who sign in see it in any case.
+	PublicEvidence bool
+	Version        string
+	Revision       string
+	Log            *slog.Logger
+	Now            func() time.Time // nil: time.Now
 }
 
 // Server is a verifier on the network. Serve and ServeAdmin may be called once
@@ -77,6 +82,12 @@ type Server struct {
 	ready   probe
 	openapi []byte
 	pages   *console.Pages
+
+	sessions *sessions
+	fleet    *fleet.Fleet // nil: the console is closed
+	boots    *lane
+	watchers watchers
+	running  sync.WaitGroup // what reads for the console
 
 	stopping chan struct{} // closed when Shutdown begins
 	stop     sync.Once
@@ -112,6 +123,10 @@ func New(cfg Config) (*Server, error) {
 	if s.pages, err = console.New(cfg.Pages); err != nil {
 		return nil, fmt.Errorf("starting the API: %w", err)
 	}
+	s.sessions, s.boots = newSessions(cfg.Now), newLane(bootsAtOnce, bootsAtOnce*8)
+	if slices.Contains(cfg.Pages, "console") {
+		s.fleet = fleet.New(fleet.Config{Service: cfg.Service, Slog: cfg.Log, Now: cfg.Now})
+	}
 	s.metrics = newMetrics(s)
 	if s.openapi, err = openAPI(cfg.Version, append(s.publicRoutes(), s.adminRoutes()...)); err != nil {
 		return nil, fmt.Errorf("starting the API: %w", err)
@@ -124,6 +139,14 @@ func New(cfg Config) (*Server, error) {
 // Serve answers nodes, operators and relying parties over TLS on l until
 // Shutdown.
 func (s *Server) Serve(l net.Listener) error {
+	if s.fleet != nil {
+		ctx, stop := context.WithCancel(context.Background())
+		s.running.Go(func() { s.fleet.Run(ctx) })
+		s.running.Go(func() {
+			<-s.stopping
+			stop()
+		})
+	}
 	return serve(s.public, tls.NewListener(l, s.tls))
 }
 
@@ -148,6 +171,7 @@ func serve(srv *http.Server, l net.Listener) error {
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.stop.Do(func() { close(s.stopping) })
 	err := errors.Join(s.public.Shutdown(ctx), s.admin.Shutdown(ctx))
+	s.running.Wait()
 	if err != nil {
 		err = errors.Join(fmt.Errorf("ending the API: %w", err), s.public.Close(), s.admin.Close())
 	}

@@ -44,14 +44,15 @@ func (c credential) stranger() bool {
 // call is one request on its way to a handler.
 type call struct {
 	echo.Context
-	route  *route
-	auth   credential // the route's; of holder, the one that is shown
-	peer   *peer
-	body   []byte
-	actor  string        // operator: as the history names it
-	may    keys.Operator // operator: with its roles
-	claims *token.Claims // nodeKey, endedKey: of the token presented
-	kid    string        // of the key that signed it
+	route   *route
+	auth    credential // the route's; of holder, the one that is shown
+	peer    *peer
+	body    []byte
+	actor   string        // operator: as the history names it
+	may     keys.Operator // operator: with its roles
+	session *session      // the one that a browser shows; nil: none
+	claims  *token.Claims // nodeKey, endedKey: of the token presented
+	kid     string        // of the key that signed it
 }
 
 // guard lets a request through to its handler if it is for us, in form, and has
@@ -147,8 +148,11 @@ func (s *Server) identify(q *call) error {
 	if header && q.auth != nodeKey && q.auth != endedKey && q.auth != local {
 		return unauthenticated(q.auth, "an Authorization or DPoP header is no credential here; send none")
 	}
+	if err := s.browsing(q, certified); err != nil {
+		return err
+	}
 	if !certified {
-		if q.auth == operator {
+		if q.auth == operator && q.session == nil {
 			return unauthenticated(operator, "a client certificate of an operator of this domain is required")
 		}
 		return nil
@@ -167,7 +171,13 @@ func (s *Server) identify(q *call) error {
 		return nil
 	case q.auth != operator:
 		return unauthenticated(q.auth, "a client certificate is no credential here; show none")
-	case !o.May(q.route.roles...):
+	}
+	return s.role(q, o)
+}
+
+// role lets an operator go on who has one of the route's roles.
+func (s *Server) role(q *call, o keys.Operator) error {
+	if !o.May(q.route.roles...) {
 		return &httpError{status: http.StatusForbidden, code: codeRole, detail: fmt.Sprintf("operator %s has roles %v, one of %v is required", o.Name, o.Roles, q.route.roles)}
 	}
 	q.may, q.actor = o, "operator/"+o.Name
@@ -179,7 +189,7 @@ func (s *Server) identify(q *call) error {
 func (s *Server) admit(q *call) (leave func(), err error) {
 	switch {
 	case q.auth == public:
-		return func() {}, s.queue.read(q.peer)
+		return func() {}, s.queue.read(q.peer, q.route.cost)
 	case q.auth == operator && q.actor != "", q.auth == local:
 		return func() {}, nil
 	case !q.auth.stranger():

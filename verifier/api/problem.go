@@ -86,6 +86,9 @@ var titles = map[string]string{
 	codeBusy:            "The verifier is busy",
 	codeOutcomeUnknown:  "The outcome is not known",
 	codeUnavailable:     "The verifier cannot answer now",
+	codeSession:         "The session has ended",
+	codeStepUp:          "Signing in again is required",
+	codeOrigin:          "The request does not come from a page of this verifier",
 	codeInternal:        "The verifier failed",
 }
 

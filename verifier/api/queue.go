@@ -34,6 +34,12 @@ const (
 	readsBurst     = 1000
 )
 
+// Tries to sign in per remote.
+const (
+	signInEvery = 3 * time.Second
+	signInBurst = 10
+)
+
 // peer is the other end of a connection.
 type peer struct {
 	remote  netip.Prefix
@@ -79,6 +85,7 @@ type queue struct {
 type remote struct {
 	pardons *rate.Limiter
 	reads   *rate.Limiter
+	signIns *rate.Limiter
 }
 
 func newQueue() *queue {
@@ -105,9 +112,17 @@ func (q *queue) forged(p *peer) {
 	q.of(p).pardons.Allow()
 }
 
-// read takes one public read from the peer's allowance.
-func (q *queue) read(p *peer) error {
-	if q.of(p).reads.Allow() {
+// signIn takes one try to sign in from the peer's allowance.
+func (q *queue) signIn(p *peer) error {
+	if q.of(p).signIns.Allow() {
+		return nil
+	}
+	return &httpError{status: http.StatusTooManyRequests, code: codeRateLimited, detail: "too many tries to sign in from this address", retry: int(signInEvery.Seconds())}
+}
+
+// read takes public reads from the peer's allowance.
+func (q *queue) read(p *peer, n int) error {
+	if q.of(p).reads.AllowN(time.Now(), max(n, 1)) {
 		return nil
 	}
 	return &httpError{status: http.StatusTooManyRequests, code: codeRateLimited, detail: "too many requests from this address", retry: 1}
@@ -121,7 +136,7 @@ func (q *queue) of(p *peer) *remote {
 		if len(q.remotes) >= maxRemotes {
 			q.forget()
 		}
-		r = &remote{pardons: rate.NewLimiter(rate.Every(pardonEvery), pardon), reads: rate.NewLimiter(readsPerSecond, readsBurst)}
+		r = &remote{pardons: rate.NewLimiter(rate.Every(pardonEvery), pardon), reads: rate.NewLimiter(readsPerSecond, readsBurst), signIns: rate.NewLimiter(rate.Every(signInEvery), signInBurst)}
 		q.remotes[p.remote] = r
 	}
 	return r

@@ -17,6 +17,9 @@ type route struct {
 	roles        []keys.Role // operator, holder: any of these; none contains another
 	proves       bool        // its success shows that the connection is a node's
 	stream       bool
+	browser      bool   // an operator's session counts, too: as a credential, or where anybody may read, for what more to show
+	leaves       bool   // it only ends the session
+	cost         int    // public: of one call, in reads; 0: one
 	query        string // the parameters it takes, separated by spaces; "*": any
 	in           string // media type of the body; "": it takes none
 	max          int64  // bytes of the body
@@ -48,7 +51,7 @@ func (s *Server) publicRoutes() []route {
 		entries.auth, entries.roles = public, nil
 	}
 	const get, post, del = http.MethodGet, http.MethodPost, http.MethodDelete
-	return append(s.pageRoutes(), []route{
+	return append(append(s.pageRoutes(), s.consoleRoutes()...), []route{
 		// Provisioning.
 		{method: post, path: "/v1/enrollments", auth: joinToken, in: mediaJSON, max: maxEnrol, out: mediaJSON, name: "enroll", about: "Ask to enrol a TPM with a join token.", takes: protocol.EnrollRequest{}, gives: protocol.EnrollChallenge{}, handle: s.enroll},
 		{method: post, path: "/v1/enrollments/:id/activation", auth: joinToken, proves: true, in: mediaJSON, max: maxMessage, out: mediaJSON, name: "activate", about: "Prove that the keys are of one TPM.", takes: protocol.Activation{}, gives: protocol.Enrolled{}, handle: s.activate},
@@ -82,15 +85,15 @@ func (s *Server) publicRoutes() []route {
 		// Operators.
 		{method: get, path: "/v1/nodes", auth: operator, roles: anyRole, query: "after limit", out: mediaJSON, name: "nodes", about: "List nodes by id.", gives: protocol.Nodes{}, handle: s.nodes},
 		{method: get, path: "/v1/nodes/:id", auth: operator, roles: anyRole, out: mediaJSON, name: "node", about: "Show a node.", gives: protocol.Node{}, handle: s.node},
-		{method: post, path: "/v1/nodes/:id/status", auth: operator, roles: actors, in: mediaJSON, max: maxMessage, out: mediaJSON, name: "setStatus", about: "Approve, suspend, revoke or retire a node.", takes: protocol.StatusChange{}, gives: protocol.Node{}, handle: s.setStatus},
+		{method: post, path: "/v1/nodes/:id/status", auth: operator, roles: actors, browser: true, in: mediaJSON, max: maxMessage, out: mediaJSON, name: "setStatus", about: "Approve, suspend, revoke or retire a node.", takes: protocol.StatusChange{}, gives: protocol.Node{}, handle: s.setStatus},
 		{method: get, path: "/v1/nodes/:id/bundle", auth: operator, roles: seers, query: "index", out: mediaJSON, name: "bundle", about: "A decision with everything it rested on.", handle: s.bundle},
 		{method: get, path: "/v1/references", auth: operator, roles: anyRole, out: mediaJSON, name: "references", about: "List the reference sets in force.", gives: protocol.References{}, handle: s.references},
-		{method: post, path: "/v1/references", auth: operator, roles: []keys.Role{keys.Approver}, in: mediaJSON, max: maxReference, out: mediaJSON, name: "publish", about: "Agree to a signed reference set.", gives: protocol.Published{}, handle: s.publish},
+		{method: post, path: "/v1/references", auth: operator, roles: []keys.Role{keys.Approver}, browser: true, in: mediaJSON, max: maxReference, out: mediaJSON, name: "publish", about: "Agree to a signed reference set.", gives: protocol.Published{}, handle: s.publish},
 		{method: get, path: "/v1/join-tokens", auth: operator, roles: actors, out: mediaJSON, name: "joinTokens", about: "List join tokens, without their secrets.", gives: protocol.JoinTokens{}, handle: s.joinTokens},
 		{method: post, path: "/v1/join-tokens", auth: operator, roles: actors, in: mediaJSON, max: maxMessage, out: mediaJSON, name: "mintJoinToken", about: "Make a join token.", takes: protocol.NewJoinToken{}, gives: protocol.JoinToken{}, handle: s.mintJoinToken},
 		{method: del, path: "/v1/join-tokens/:id", auth: operator, roles: actors, name: "revokeJoinToken", about: "End a join token.", handle: s.revokeJoinToken},
 		{method: get, path: "/v1/freeze", auth: operator, roles: anyRole, out: mediaJSON, name: "governance", about: "Whether the domain is frozen.", gives: protocol.Governance{}, handle: s.governance},
-		{method: post, path: "/v1/freeze", auth: operator, roles: []keys.Role{keys.Actor, keys.Approver}, in: mediaJSON, max: maxMessage, out: mediaJSON, name: "freeze", about: "Freeze the domain (operator), or agree to lift the freeze (approver).", takes: protocol.GovernanceChange{}, gives: protocol.Governance{}, handle: s.freeze},
+		{method: post, path: "/v1/freeze", auth: operator, roles: []keys.Role{keys.Actor, keys.Approver}, browser: true, in: mediaJSON, max: maxMessage, out: mediaJSON, name: "freeze", about: "Freeze the domain (operator), or agree to lift the freeze (approver).", takes: protocol.GovernanceChange{}, gives: protocol.Governance{}, handle: s.freeze},
 		{method: post, path: "/v1/keys", auth: operator, roles: []keys.Role{keys.Actor, keys.Approver}, in: mediaJSON, max: maxMessage, out: mediaJSON, name: "changeKeys", about: "Agree to another token key (approver), or withdraw one (operator).", takes: protocol.KeyAct{}, gives: protocol.KeyChange{}, handle: s.changeKeys},
 		{method: get, path: "/v1/audit", auth: operator, roles: []keys.Role{keys.Auditor}, query: "from to", out: mediaJSON, name: "audit", about: "Read entries of the log.", gives: protocol.Audit{}, handle: s.audit},
 	}...)

@@ -72,6 +72,9 @@ func (a *Authentic) appraise(t *trace) Verdict {
 		t.skip("there is no reference set to judge by", judging(a.in)...)
 	}
 	r.pin()
+	if t != nil {
+		t.run = r
+	}
 	return conclude(a.in, r)
 }
 

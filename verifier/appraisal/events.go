@@ -200,12 +200,14 @@ func (r *run) compare(rule *reference.PCR) {
 		if to >= 0 {
 			r.missing(rule.PCR, places[min(at+strangers, to):to])
 			at, strangers = to+1, 0
-			r.trace.matched(e, places[to].Label)
+			r.trace.matched(e, j, places[to].Label)
 		} else {
-			r.trace.matched(e, "in no place of the set")
+			r.trace.matched(e, j, "in no place of the set")
 		}
 		if j != reference.Unknown || !r.excused(rule.PCR, e.Index) {
 			r.judgeEvent(rule, e, j, places, at+strangers)
+		} else {
+			r.trace.judged(e, ComponentAllowed, "a pin of the set allows it")
 		}
 		if j == reference.Unknown {
 			strangers++
@@ -237,6 +239,7 @@ func (r *run) judgeEvent(rule *reference.PCR, e logged, j reference.Judgement, p
 		r.event(area(rule.PCR)+vulnerableEvent, rule.PCR, e.Index, "nothing known to be vulnerable"+r.instead(places, e.digest), found, "update it")
 	case reference.Unknown:
 		if rule.Rule == reference.Extend && at >= len(places) {
+			r.trace.judged(e, ComponentAllowed, "the set lets anything follow here")
 			return
 		}
 		expected := "no further event"

@@ -29,14 +29,18 @@ type Step struct {
 // inputs and its result. The verdict is the same, byte for byte.
 func Explain(in *Input) (Verdict, []Step) {
 	t := new(trace)
+	return t.explain(in), t.steps
+}
+
+func (t *trace) explain(in *Input) Verdict {
 	r := report{trace: t}
 	q := authenticate(in, &r)
 	if len(r.findings) > 0 {
 		t.skip("the quote is not authentic: nothing else would mean anything", append([]string{"pcr-values", "counters", "boot-log", "references"}, judging(in)...)...)
-		return conclude(in, &run{report: r}), t.steps
+		return conclude(in, &run{report: r})
 	}
 	a := &Authentic{in: in, quote: q}
-	return a.appraise(t), t.steps
+	return a.appraise(t)
 }
 
 // judging names the steps of judge.
@@ -51,6 +55,9 @@ func judging(in *Input) []string {
 type trace struct {
 	steps   []Step
 	matches []string // what the PCR's events were found to be
+
+	found map[int]Component // by event; nil: components are not wanted
+	run   *run              // what was appraised
 }
 
 func (t *trace) skip(why string, names ...string) {
@@ -63,10 +70,12 @@ func (t *trace) skip(why string, names ...string) {
 }
 
 // matched notes what an event was found to be.
-func (t *trace) matched(e logged, what string) {
-	if t != nil {
-		t.matches = append(t.matches, fmt.Sprintf("event %d %s: %s", e.Index, e.digest, what))
+func (t *trace) matched(e logged, j reference.Judgement, what string) {
+	if t == nil {
+		return
 	}
+	t.matches = append(t.matches, fmt.Sprintf("event %d %s: %s", e.Index, e.digest, what))
+	t.judged(e, judgements[j], what)
 }
 
 // mark and did bracket a step: it fails when there are findings since the mark.

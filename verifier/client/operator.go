@@ -129,3 +129,8 @@ func (c *Client) Tile(ctx context.Context, path string) ([]byte, error) {
 	r.limit = 256 * (2 + 65535) // the largest bundle of entries
 	return c.do(ctx, r)
 }
+
+// SignIn makes a code that signs one browser in to the console, once.
+func (c *Client) SignIn(ctx context.Context) (*protocol.SignIn, error) {
+	return exchange[protocol.SignIn](ctx, c, act(http.MethodPost, "/v1/sign-in-codes"), protocol.SignInRequest{})
+}
