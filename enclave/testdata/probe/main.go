@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -55,14 +56,21 @@ func main() {
 	}
 }
 
-// send fills the send buffer of a connection and never stops.
+// send fills the send buffer of a connection, says so, and never stops.
 func send(address string) {
 	c, err := net.Dial("tcp4", address)
 	if err != nil {
 		panic(err)
 	}
 	_ = c.(*net.TCPConn).SetWriteBuffer(4 << 20)
-	for b := make([]byte, 64<<10); err == nil; {
+	b := make([]byte, 64<<10)
+	for err == nil {
+		_ = c.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
+		_, err = c.Write(b)
+	}
+	fmt.Println("full:", err)
+	_ = c.SetWriteDeadline(time.Time{})
+	for err = nil; err == nil; {
 		_, err = c.Write(b)
 	}
 }
