@@ -98,6 +98,7 @@ func TestAssertedIsNotMeasured(t *testing.T) {
 func TestInventedMeasurement(t *testing.T) {
 	t.Parallel()
 	d, n := ready(t)
+	d.meddled = true // entries that no decision made
 	invented := "sha256:" + strings.Repeat("ab", 32)
 	list := n.list
 	n.list = append(list[:len(list):len(list)], entryOf(t, list, invented)...) // behind what PCR 10 proves

@@ -46,6 +46,7 @@ func (d *domain) onlyEnrolment(what string, b *bundle.Bundle) {
 func TestKeySwappedInStore(t *testing.T) {
 	t.Parallel()
 	d, n := ready(t)
+	d.meddled = true
 	d.mustGrant(n)
 	d.verifies(n, bundle.ResultVerified)
 	thief := d.machine("c-grub-sb")

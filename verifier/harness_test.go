@@ -53,6 +53,8 @@ type domain struct {
 	memory *storetest.Memory
 	reads  reads
 
+	meddled bool // rows were changed by hand, or the store was put back
+
 	mu     sync.Mutex
 	began  time.Time
 	step   time.Duration // of the verifier's wall clock
@@ -89,7 +91,14 @@ func openDomain(t testing.TB, memory *storetest.Memory, change ...func(*verifier
 		c(&d.cfg)
 	}
 	d.open()
-	t.Cleanup(func() { d.stop() }) // log and store may be closed again
+	t.Cleanup(func() {
+		if !d.meddled && !t.Failed() {
+			for _, p := range d.fsckState() {
+				t.Errorf("the entries and the rows say different things: %v", p)
+			}
+		}
+		d.stop() // log and store may be closed again
+	})
 	return d
 }
 

@@ -57,6 +57,11 @@ func (s *Service) approve(slot ledger.Slot, key ledger.Key, actor string) (p led
 	return put(key.Kind, key.ID, a), len(a.By), false, nil
 }
 
+// approved is the entry of an approval that is not the last.
+func (s *Service) approved(actor, act string, count int) ledger.Entry {
+	return s.entry(bundle.Approved, "domain", actor, bundle.Approval{Act: act, Approvals: count})
+}
+
 // Publish takes a signed reference set, alone or with the allow lists it names. It
 // comes into force when as many
 // distinct operators have published the same bytes as the domain demands.
@@ -298,6 +303,7 @@ func (s *Service) govern(ctx context.Context, actor, reason string, freeze bool)
 			change.Puts = append(change.Puts, approval)
 			if !done {
 				out.Frozen, out.Epoch = true, d.Epoch
+				change.Entries = []ledger.Entry{s.approved(actor, act.ID, count)}
 				return change, nil
 			}
 		}

@@ -262,6 +262,7 @@ func (d *domain) restore(from string, keep ...string) {
 func TestRestoredBackup(t *testing.T) {
 	t.Parallel()
 	d, n := ready(t)
+	d.meddled = true
 	other := d.machine("c-grub-sb")
 	d.enrol(other, "grub")
 	d.mustGrant(n)

@@ -141,7 +141,7 @@ func (s *Service) rotate(ctx context.Context, actor string, scheduled bool) (*pr
 		}
 		out.Epoch = d.Epoch
 		if !done {
-			return nil, puts, nil
+			return []ledger.Entry{s.approved(actor, pending.ID, out.Approvals)}, puts, nil
 		}
 		out.KID, out.From = kid, slot.At.Add(s.cfg.KeyOverlap).Unix()
 		entry, err := s.introduce(ks, kid, public, out.From, actor, slot.Index)

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/writ-attestation/writ/internal/durable"
+	"github.com/writ-attestation/writ/verifier"
 	"github.com/writ-attestation/writ/verifier/keys"
 	"github.com/writ-attestation/writ/verifier/ledger"
 	"github.com/writ-attestation/writ/verifier/store"
@@ -56,8 +57,11 @@ func newMigrate() *cobra.Command {
 }
 
 func newFsck() *cobra.Command {
-	return dataCommand("fsck", "Derive the whole history again and compare", `Read every entry and derive tree, tiles, head and guard file again. It only
-reads, and may run beside a verifier in use.
+	return dataCommand("fsck", "Derive the whole history again and compare", `Read every entry and derive tree, tiles, head and guard file again, then the state
+of the domain (nodes and their keys, reference sets, join tokens, token keys,
+approvals, governance), and compare. Of every decision that retention has not given
+up its evidence is read and hashed. It only reads, and may run beside a verifier in
+use.
 
 Exit codes: 0 clean; 4 something does not hold, each named; 2 the keys that
 signed the history are not there; 1 it cannot be read.`, "  writd fsck --config writd.toml", func(cmd *cobra.Command, c *config) error {
@@ -82,25 +86,33 @@ signed the history are not there; 1 it cannot be read.`, "  writd fsck --config 
 		if err != nil {
 			return err
 		}
-		return report(cmd.OutOrStdout(), damage, r)
+		state, err := verifier.CheckState(cmd.Context(), s, c.Domain)
+		if err != nil {
+			return err
+		}
+		return report(cmd.OutOrStdout(), damage, r, state)
 	})
 }
 
-func report(w io.Writer, damage []string, r ledger.Report) error {
+func report(w io.Writer, damage []string, r ledger.Report, state verifier.StateReport) error {
 	fmt.Fprintf(w, "%d entries, root %s, %d full tiles, guard file at %d\n", r.Size, r.Root, r.Tiles, r.Guarded)
+	fmt.Fprintf(w, "state derived again: %d nodes, %d decisions, %d blobs of evidence\n", state.Nodes, state.Decisions, state.Blobs)
+	if state.Underived > 0 {
+		fmt.Fprintf(w, "state that only entries below %d speak of was not derived: they are not all known\n", state.Underived)
+	}
 	if r.Pruned > 0 {
 		fmt.Fprintf(w, "%d entries without their bytes, of which retention gave up those below %d\n", r.Pruned, r.Horizon)
 	}
 	for _, d := range damage {
 		fmt.Fprintf(w, "problem: database: %s\n", d)
 	}
-	for _, p := range r.Problems {
+	for _, p := range append(r.Problems, state.Problems...) {
 		fmt.Fprintf(w, "problem: %s\n", p)
 	}
 	for _, n := range r.Warnings {
 		fmt.Fprintf(w, "note: %s\n", n)
 	}
-	if n := len(damage) + len(r.Problems); n > 0 {
+	if n := len(damage) + len(r.Problems) + len(state.Problems); n > 0 {
 		return failure{exitInvalid, fmt.Errorf("%d problems", n)}
 	}
 	fmt.Fprintln(w, "clean")

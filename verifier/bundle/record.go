@@ -29,6 +29,7 @@ const (
 	KeyWithdrawn      = rotation.Withdrawn     // rotation.Withdrawal
 	Frozen            = "governance.frozen"    // Governance
 	Unfrozen          = "governance.unfrozen"  // Governance
+	Approved          = "governance.approved"  // Approval: an act that waits for more operators
 	VerifierStarted   = "verifier.started"     // Started
 	VerifierJoined    = "verifier.joined"      // Joined
 	VerifierRetired   = "verifier.retired"     // Joined: what its key signed up to here is history, nothing after it
@@ -125,6 +126,12 @@ type Governance struct {
 	Epoch     uint64 `json:"epoch"`
 	Reason    string `json:"reason"` // salted commitment
 	Approvals int    `json:"approvals"`
+}
+
+// Approval is an operator's word for an act that takes several.
+type Approval struct {
+	Act       string `json:"act"`
+	Approvals int    `json:"approvals"` // so far
 }
 
 // Started is the barrier a verifier writes before it serves.

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"unicode/utf8"
+
+	"golang.org/x/mod/sumdb/tlog"
 )
 
 // MaxEntry is the longest leaf in bytes: entry bundles prefix each with a
@@ -36,6 +38,9 @@ type leafJSON struct {
 	Actor   string `json:"actor"`
 	Data    any    `json:"data"`
 }
+
+// LeafHash is the hash of a leaf's bytes in the tree: RFC 6962, section 2.1.
+func LeafHash(b []byte) Hash { return tlog.RecordHash(b) }
 
 // Marshal returns the leaf's bytes.
 func (l Leaf) Marshal() ([]byte, error) {

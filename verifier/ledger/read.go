@@ -106,9 +106,17 @@ func (l *Log) Prove(ctx context.Context, index uint64) (string, error) {
 	if index >= h.edge.size {
 		return "", fmt.Errorf("proving entry %d of a log of size %d: %w", index, h.edge.size, ErrNotFound)
 	}
-	path, err := tlog.ProveRecord(int64(h.edge.size), int64(index), l.tree(ctx, h))
+	tree := l.tree(ctx, h)
+	path, err := tlog.ProveRecord(int64(h.edge.size), int64(index), tree)
 	if err != nil {
 		return "", fmt.Errorf("proving entry %d: %w", index, err)
+	}
+	leaf, err := tree.ReadHashes([]int64{tlog.StoredHashIndex(0, int64(index))})
+	if err == nil { // a tile that a disk has changed proves nothing
+		err = tlog.CheckRecord(path, int64(h.edge.size), h.root, int64(index), leaf[0])
+	}
+	if err != nil {
+		return "", fmt.Errorf("proving entry %d: %w: %w", index, ErrCorrupt, err)
 	}
 	return Proof{Index: index, Path: path, Note: h.note}.Marshal(), nil
 }
