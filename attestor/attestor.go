@@ -90,7 +90,9 @@ type Agent struct {
 	base  string // the base token; "" when there is none
 	last  string // the last one, also when it was ended: a stop is reported with it
 	since time.Time
-	first int // verifier that answered last
+	epoch uint64 // the latest of a token that was granted
+	boot  uint32 // of the last quote
+	first int    // verifier that answered last
 	watch map[chan Push]bool
 }
 
@@ -315,6 +317,9 @@ func (a *Agent) exchange(ctx context.Context, v Verifier) (*granted, error) {
 	if err := a.q.take(ev, evidence.Attestation, e.Node, nonce); err != nil {
 		return nil, err
 	}
+	a.mu.Lock()
+	a.boot = a.q.boot
+	a.mu.Unlock()
 	a.q.shorten(ev)
 	body, err := ev.Marshal()
 	if err != nil {
@@ -324,25 +329,41 @@ func (a *Agent) exchange(ctx context.Context, v Verifier) (*granted, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := a.verify(out.Token, req)
+	c, err := a.check(ctx, v, out.Token, req)
+	if err != nil {
+		return nil, err
+	}
+	return &granted{out, c}, nil
+}
+
+// check is verify, with a look at whether the verifier has keys that are new here.
+func (a *Agent) check(ctx context.Context, v Verifier, tok string, req evidence.Request) (*token.Claims, error) {
+	c, err := a.verify(tok, req)
 	if token.Code(err) == token.UnknownKey {
 		if err = a.fetchKeys(ctx, v); err == nil {
-			c, err = a.verify(out.Token, req)
+			c, err = a.verify(tok, req)
 		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("checking the token the verifier gave: %w", err)
 	}
-	return &granted{out, c}, nil
+	return c, nil
 }
 
+// verify takes a token only if it answers a request of this agent, in this boot, and
+// is of no epoch before the one that the last was of.
 func (a *Agent) verify(tok string, req evidence.Request) (*token.Claims, error) {
 	jkt, err := token.ThumbprintJWK(a.jwk)
 	if err != nil {
 		return nil, err
 	}
 	e := &a.cfg.Enrolment
-	c, err := token.Verify(tok, a.keys.now(), token.Expect{Issuer: a.cfg.Trust.IssuerURL(), Domain: e.Domain, Audience: req.Audience, Nonce: req.R, JKT: jkt}, time.Now())
+	want := token.Expect{Issuer: a.cfg.Trust.IssuerURL(), Domain: e.Domain, Audience: req.Audience, Nonce: req.R, JKT: jkt}
+	a.mu.Lock()
+	boot := a.boot
+	want.Epoch, want.Boot = a.epoch, &boot
+	a.mu.Unlock()
+	c, err := token.Verify(tok, a.keys.now(), want, time.Now())
 	if err == nil && c.Subject != a.subject() {
 		err = fmt.Errorf("it is for %s", c.Subject)
 	}
@@ -398,7 +419,7 @@ func (a *Agent) granted(ctx context.Context, o *granted, asked time.Time) {
 	if !a.state.Legitimate {
 		a.cfg.Log.InfoContext(ctx, "the node is legitimate", "node", e.Node, "domain", e.Domain, "seq", o.claims.Writ.Seq, "until", time.Unix(o.claims.Expires, 0).UTC().Format(time.RFC3339))
 	}
-	a.base, a.last, a.since = o.Token, o.Token, asked
+	a.base, a.last, a.since, a.epoch = o.Token, o.Token, asked, o.claims.Writ.Epoch
 	a.state.Legitimate, a.state.Expires, a.state.Seq, a.state.Verdict, a.state.Problem, a.state.Since = true, o.claims.Expires, o.claims.Writ.Seq, o.Verdict, "", time.Now()
 	a.state.Unheard = false
 	a.mu.Unlock()
@@ -500,7 +521,13 @@ func (a *Agent) Status() Status {
 // Lease gets a token for one execution. It rests on a base token younger than
 // a third of its life, so that the execution gets nearly all of it.
 func (a *Agent) Lease(ctx context.Context, req evidence.Request) (*protocol.Grant, error) {
-	return further(ctx, a, func(v Verifier, base string) (*protocol.Grant, error) { return v.Token(ctx, base, a.key, req) })
+	return further(ctx, a, func(v Verifier, base string) (*protocol.Grant, error) {
+		g, err := v.Token(ctx, base, a.key, req)
+		if err == nil {
+			_, err = a.check(ctx, v, g.Token, req)
+		}
+		return g, err
+	})
 }
 
 // Bearer gets a token that whoever has it may use, for an audience that the domain

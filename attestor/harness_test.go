@@ -89,6 +89,7 @@ type line struct {
 	mu     sync.Mutex
 	down   bool
 	bend   func(*protocol.Outcome)     // answers to attestations
+	derive func(*protocol.Grant)       // answers to requests for further tokens
 	nonce  func(*protocol.Challenge)   // answers to challenges
 	asked  []protocol.ChallengeRequest // every one
 	sent   []*evidence.Evidence        // every one
@@ -150,7 +151,13 @@ func (l *line) Token(ctx context.Context, base string, key crypto.Signer, req ev
 	if err != nil {
 		return nil, err
 	}
-	return l.d.Service.Token(ctx, c, req)
+	g, err := l.d.Service.Token(ctx, c, req)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err == nil && l.derive != nil {
+		l.derive(g)
+	}
+	return g, err
 }
 
 func (l *line) Exchange(ctx context.Context, base string, key crypto.Signer, audience string) (*protocol.Exchanged, error) {

@@ -51,6 +51,7 @@ type quoter struct {
 	logs       Logs
 
 	values map[int][]byte // PCRs as last proven, so that a renewal reads none
+	boot   uint32         // resetCount of the last quote
 	proven position       // how much of the IMA list they prove
 	sent   int64          // how much of it the verifier is known to hold
 }
@@ -137,6 +138,7 @@ func (q *quoter) take(ev *evidence.Evidence, p evidence.Purpose, node string, no
 	if err := q.explain(quoted, list); err != nil {
 		return err
 	}
+	q.boot = quoted.ResetCount
 	ev.Quote = evidence.Quote{Node: node, Nonce: nonce[:], Attest: attest, Signature: sig, Bank: q.logs.bank(), Values: q.values}
 	if len(list) > 0 {
 		ev.Set(evidence.IMALog, evidence.Item{Content: list})

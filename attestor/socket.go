@@ -71,8 +71,8 @@ func (s Socket) Listen() (net.Listener, error) {
 
 type peerKey struct{}
 
-// Serve answers local clients on l until ctx is done.
-func (a *Agent) Serve(ctx context.Context, l net.Listener, s Socket) error {
+// handler answers the clients that s lets in. Watches end with ctx.
+func (a *Agent) handler(ctx context.Context, s Socket) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", a.serveStatus)
 	mux.HandleFunc("GET /v1/token", a.serveToken)
@@ -80,14 +80,24 @@ func (a *Agent) Serve(ctx context.Context, l net.Listener, s Socket) error {
 	mux.HandleFunc("POST /v1/lease", a.serveLease)
 	mux.HandleFunc("GET /v1/watch", func(w http.ResponseWriter, r *http.Request) { a.serveWatch(ctx, w, r) })
 	mux.HandleFunc("POST /v1/stops", a.serveStop)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if uid, ok := r.Context().Value(peerKey{}).(uint32); !ok || !s.allowed(uid) {
+			answer(w, http.StatusForbidden, problem{Type: "about:blank", Title: "peer-not-allowed", Status: 403, Detail: "this user may not talk to the agent; start it with --allow-uid"})
+			return
+		}
+		if len(r.Header.Values("Authorization"))+len(r.Header.Values("DPoP")) > 0 {
+			w.Header().Set("WWW-Authenticate", `DPoP error="invalid_token", algs="ES256"`)
+			answer(w, http.StatusUnauthorized, problem{Type: "about:blank", Title: "no-credential", Status: 401, Detail: "the agent knows its clients by their user: a token is no credential here, show none"})
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
+}
+
+// Serve answers local clients on l until ctx is done.
+func (a *Agent) Serve(ctx context.Context, l net.Listener, s Socket) error {
 	srv := &http.Server{
-		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if uid, ok := r.Context().Value(peerKey{}).(uint32); !ok || !s.allowed(uid) {
-				answer(w, http.StatusForbidden, problem{Type: "about:blank", Title: "peer-not-allowed", Status: 403, Detail: "this user may not talk to the agent; start it with --allow-uid"})
-				return
-			}
-			mux.ServeHTTP(w, r)
-		}),
+		Handler:           a.handler(ctx, s),
 		ReadHeaderTimeout: 5 * time.Second,
 		MaxHeaderBytes:    16 << 10,
 		BaseContext:       func(net.Listener) context.Context { return ctx },

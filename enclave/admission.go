@@ -81,6 +81,7 @@ type admission struct {
 	subject string // of the first token; all later ones have the same
 	boot    uint32
 	seq     uint64 // of the last token
+	epoch   uint64 // of the last token
 	index   uint64 // of the last token's log entry
 	kid     string // of the key that signed the last token
 	over    bool   // after a revocation nothing counts any more
@@ -117,7 +118,7 @@ func (a *admission) admit(g Grant, wall time.Time) (Instant, error) {
 	if deadline <= now {
 		return 0, errors.New("checking the token: it has already ended on the boot clock")
 	}
-	a.subject, a.boot, a.seq, a.index, a.kid = c.Subject, c.BootCount, c.Writ.Seq, uint64(c.Writ.Log.Index), token.KeyID(g.Token)
+	a.subject, a.boot, a.seq, a.epoch, a.index, a.kid = c.Subject, c.BootCount, c.Writ.Seq, c.Writ.Epoch, uint64(c.Writ.Log.Index), token.KeyID(g.Token)
 	return deadline, nil
 }
 
@@ -143,6 +144,7 @@ func (a *admission) matches(c *token.Claims) error {
 		{"sub", first || c.Subject == a.subject, c.Subject, a.subject},
 		{"bootcount", first || c.BootCount == a.boot, c.BootCount, a.boot},
 		{"seq", first || c.Writ.Seq > a.seq, c.Writ.Seq, fmt.Sprint("more than ", a.seq)},
+		{"epoch", first || c.Writ.Epoch >= a.epoch, c.Writ.Epoch, fmt.Sprint("at least ", a.epoch)},
 		{"writ.exec", c.Writ.Execution == a.execution, c.Writ.Execution, a.execution},
 		{"writ.wl", c.Writ.Workload == a.workload, c.Writ.Workload, a.workload},
 		{"writ.level", c.Writ.Level == a.level.String(), c.Writ.Level, a.level},

@@ -42,6 +42,8 @@ func (s *Service) standing(ctx context.Context, c *token.Claims) (n *Node, cause
 		return n, n.Status, nil
 	case c.Writ.Seq <= n.Ended:
 		return n, "ended", nil
+	case n.Boot != nil && c.BootCount != n.Boot.ResetCount:
+		return n, "rebooted", nil
 	case d.Frozen || c.Writ.Epoch != d.Epoch:
 		return n, "frozen", nil
 	}

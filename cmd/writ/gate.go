@@ -41,7 +41,7 @@ Caddy forward_auth, Traefik ForwardAuth, Envoy ext_authz over HTTP), or forward
 requests to a service itself.
 
 A request passes with a token for the gate's audience and a proof of possession
-made for this very request (DPoP, RFC 9449): 204 with the time left, else 401, 403
+made for this very request (DPoP, RFC 9449): 204 with the time left, else 401
 or 503. Only the token's signature is remembered between requests. What the gate
 forwards is cut off when its token ends.
 

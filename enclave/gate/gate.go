@@ -66,9 +66,16 @@ type Gate struct {
 	book   *rotation.Book              // Keys of the configuration, and what the log proved since
 	passes map[[sha256.Size]byte]*pass // tokens whose signature was checked
 	ended  map[string]uint64           // by subject: sequence numbers up to this are revoked
+	boots  map[string]boot             // by subject: of the latest token seen
 	epoch  uint64                      // the highest that the domain signed
 	heard  enclave.Instant             // when the feed last said something
 	since  int64                       // Unix second since when the feed left nothing out; 0: none
+}
+
+// boot is a node's boot, and the latest token seen of it.
+type boot struct {
+	count uint32
+	seq   uint64
 }
 
 // pass is a token that was found good. Its lease ends with it.
@@ -111,6 +118,7 @@ func New(cfg Config) (*Gate, error) {
 		book:   book,
 		passes: map[[sha256.Size]byte]*pass{},
 		ended:  map[string]uint64{},
+		boots:  map[string]boot{},
 	}, nil
 }
 
@@ -239,9 +247,6 @@ func (g *Gate) admit(tok string, now time.Time) (*pass, *refusal) {
 	if p == nil {
 		asked := enclave.Now()
 		claims, err := token.Verify(tok, g.keys, g.expect, now)
-		if token.Code(err) == token.NotLegitimate {
-			return nil, &refusal{status: http.StatusForbidden, title: "not-legitimate", detail: err.Error()}
-		}
 		if err != nil {
 			return nil, unauthenticated("invalid_token", err.Error())
 		}
@@ -254,15 +259,35 @@ func (g *Gate) admit(tok string, now time.Time) (*pass, *refusal) {
 		g.drop(p)
 		return nil, unauthenticated("invalid_token", (&token.Error{Code: token.Expired, Detail: "ask for a new one"}).Error())
 	case c.Writ.Seq <= g.ended[c.Subject]:
-		return nil, &refusal{status: http.StatusForbidden, title: "token-revoked", detail: "the token was ended before it expired; attest anew"}
+		return nil, ended("token-revoked", "the token was ended before it expired; attest anew")
 	case g.cfg.Feed && c.IssuedAt < g.since:
 		return nil, &refusal{status: http.StatusServiceUnavailable, title: "unverifiable", detail: "the token is older than what the verifier remembers of revocations; the next one will do"}
 	case c.Writ.Epoch < g.epoch:
-		return nil, &refusal{status: http.StatusForbidden, title: "stale-epoch", detail: fmt.Sprintf("the token is of epoch %d, the domain is at %d; attest anew", c.Writ.Epoch, g.epoch)}
+		return nil, ended("stale-epoch", fmt.Sprintf("the token is of epoch %d, the domain is at %d; attest anew", c.Writ.Epoch, g.epoch))
+	case !g.ofBoot(c):
+		return nil, ended("other-boot", "the node has been started since; attest anew")
 	}
 	g.epoch = max(g.epoch, c.Writ.Epoch)
 	g.remember(p)
 	return p, nil
+}
+
+// ofBoot reports whether a token is of its node's boot as far as the gate has seen
+// that: with the first token of another boot those of the one before end.
+func (g *Gate) ofBoot(c *token.Claims) bool {
+	last, known := g.boots[c.Subject]
+	if known && c.Writ.Seq <= last.seq {
+		return c.BootCount == last.count
+	}
+	if known && c.BootCount != last.count {
+		for _, p := range g.passes {
+			if p.claims.Subject == c.Subject {
+				g.drop(p)
+			}
+		}
+	}
+	g.boots[c.Subject] = boot{c.BootCount, c.Writ.Seq}
+	return true
 }
 
 // remember keeps a token while there is room; the others are checked anew each

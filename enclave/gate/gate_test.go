@@ -247,12 +247,12 @@ func TestGateHearsRevocations(t *testing.T) {
 	if err := g.Event(w.event(5, 3)); err != nil {
 		t.Fatal(err)
 	}
-	w.expect(g, tok, proof(tok), 403, "revoked")
+	w.expect(g, tok, proof(tok), 401, "revoked")
 	next := w.token(func(c *token.Claims) { c.Writ.Seq = 6 })
 	w.expect(g, next, proof(next), 204, "a later token")
 	newer := w.token(func(c *token.Claims) { c.Writ.Seq, c.Writ.Epoch = 7, 4 })
 	w.expect(g, newer, proof(newer), 204, "a token of a newer epoch")
-	w.expect(g, next, proof(next), 403, "a stale epoch")
+	w.expect(g, next, proof(next), 401, "a stale epoch")
 	old := w.issuer
 	w.issuer = newKey(t)
 	if err := g.Event(w.event(9, 9)); err == nil {

@@ -58,9 +58,8 @@ func one(h http.Header, name string) string {
 }
 
 // Handler answers /v1/authz for a proxy: 204 with the time that the token has
-// left, 401 with the challenge of RFC 9449, 403 if it was ended, 503 if that
-// cannot be told. With an upstream every other request is forwarded there, and cut
-// off when its token ends.
+// left, 401 with the challenge of RFC 9449, 503 where it cannot be told. With an
+// upstream every other request is forwarded there, and cut off when its token ends.
 func (g *Gate) Handler() http.Handler {
 	mux := http.NewServeMux()
 	if g.cfg.Proxy != "" {
@@ -151,6 +150,14 @@ func unauthenticated(code, detail string) *refusal {
 		challenge = `DPoP error="` + code + `", algs="ES256"`
 	}
 	return &refusal{status: http.StatusUnauthorized, title: "unauthenticated", detail: detail, challenge: challenge}
+}
+
+// ended is the answer to a token that was good once: RFC 6750 section 3.1 has one
+// error for all that is wrong with a token.
+func ended(title, detail string) *refusal {
+	r := unauthenticated("invalid_token", detail)
+	r.title = title
+	return r
 }
 
 func (g *Gate) refuse(w http.ResponseWriter, r *http.Request, no *refusal) {

@@ -43,7 +43,7 @@ func TestNginxAsksTheGate(t *testing.T) {
 	dir := t.TempDir()
 	startNginx(t, dir, map[string]string{"front": locations, "naive": credulous})
 
-	world := &hostile.World{Issuer: w.issuer, Holder: w.agent, Claims: w.claims(), At: time.Now(), Epoch: true}
+	world := &hostile.World{Issuer: w.issuer, Holder: w.agent, Claims: w.claims(), At: time.Now()}
 	f := hostile.Front{
 		Socket: filepath.Join(dir, "naive"), Origin: origin, Reached: func() int { return int(reached.Load()) }, Event: g.Event, Down: front.Close,
 	}

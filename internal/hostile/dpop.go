@@ -17,6 +17,7 @@ import (
 type Call struct {
 	Method, URL string // as proofs name it
 	Body        []byte // bound by the proof if there is one
+	OAuth       bool   // refusals have an error code of RFC 6749 too
 
 	// Send makes the request with these headers ("": leave it out).
 	Send func(authorization, proof string) *http.Response
@@ -36,9 +37,9 @@ func (c *Call) proof(t testing.TB, w *World, tok string, key crypto.Signer, chan
 }
 
 // Challenged shows an entrance over HTTP every bad token with a good proof, a good
-// token with every bad proof, and n mutations. Each must be refused as RFC 9449
+// token with every bad proof, and [Mutations]. Each must be refused as RFC 9449
 // section 7.1 and RFC 9457 have it.
-func Challenged(t *testing.T, w *World, n int, c Call) {
+func Challenged(t *testing.T, w *World, c Call) {
 	t.Helper()
 	good := w.Good(t)
 	once := c.proof(t, w, good, w.Holder, nil)
@@ -48,6 +49,10 @@ func Challenged(t *testing.T, w *World, n int, c Call) {
 		t.Fatalf("the good token: %s %s", r.Status, b)
 	}
 	r.Body.Close()
+	refused := func(t testing.TB, what, code string, r *http.Response) {
+		t.Helper()
+		challenged(t, what, code, c.OAuth, r)
+	}
 	refused(t, "replayed proof", "invalid_dpop_proof", c.Send("DPoP "+good, once))
 	bad := w.Tokens(t)
 	for _, b := range bad {
@@ -61,7 +66,7 @@ func Challenged(t *testing.T, w *World, n int, c Call) {
 	refused(t, "as a bearer token", "", c.Send("Bearer "+good, c.proof(t, w, good, w.Holder, nil)))
 	refused(t, "nothing", "", c.Send("", ""))
 	tried := 0
-	Mutate(good, n, func(tok string) {
+	Mutate(good, func(tok string) {
 		tried++
 		refused(t, "a mutation", "invalid_token", c.Send("DPoP "+tok, once))
 	})
@@ -90,10 +95,10 @@ func (c *Call) proofs(t testing.TB, w *World, good string) map[string]string {
 	}
 }
 
-// refused checks the answer to something bad: 401 with a challenge that names the
-// error, or 403 for a token that is the issuer's but gives no right, and problem
-// details either way.
-func refused(t testing.TB, what, code string, r *http.Response) {
+// challenged checks the answer to something bad: 401 with a challenge that names the
+// error (RFC 6750 section 3.1 has one for all that is wrong with a token), and problem
+// details.
+func challenged(t testing.TB, what, code string, oauth bool, r *http.Response) {
 	t.Helper()
 	defer r.Body.Close()
 	b, err := io.ReadAll(r.Body)
@@ -102,16 +107,22 @@ func refused(t testing.TB, what, code string, r *http.Response) {
 	}
 	challenge := r.Header.Get("WWW-Authenticate")
 	switch {
-	case r.StatusCode != http.StatusUnauthorized && r.StatusCode != http.StatusForbidden:
+	case r.StatusCode != http.StatusUnauthorized:
 		t.Errorf("%s: %s %s", what, r.Status, b)
-	case r.StatusCode == http.StatusUnauthorized && !strings.HasPrefix(challenge, "DPoP "):
+	case !strings.HasPrefix(challenge, "DPoP "):
 		t.Errorf("%s: 401 with the challenge %q", what, challenge)
-	case r.StatusCode == http.StatusUnauthorized && code != "" && challenge != "" && !strings.Contains(challenge, `error="`+code+`"`) && !unparsed(what):
+	case code != "" && !strings.Contains(challenge, `error="`+code+`"`) && !unparsed(what):
 		t.Errorf("%s: 401 with the challenge %q, expected error %q", what, challenge, code)
 	}
-	var p struct{ Title string }
-	if r.Header.Get("Content-Type") != "application/problem+json" || json.Unmarshal(b, &p) != nil || p.Title == "" {
+	var p struct {
+		Type, Title, Error string
+		Status             int
+	}
+	if r.Header.Get("Content-Type") != "application/problem+json" || json.Unmarshal(b, &p) != nil || p.Type == "" || p.Title == "" || p.Status != r.StatusCode {
 		t.Errorf("%s: %s %s is no problem details", what, r.Header.Get("Content-Type"), b)
+	}
+	if oauth && p.Error == "" {
+		t.Errorf("%s: %s has no error code of OAuth", what, b)
 	}
 }
 

@@ -23,7 +23,7 @@ import (
 	"github.com/writ-attestation/writ/verifier/token"
 )
 
-// Mutations is how many changes of a good token are tried.
+// Mutations is how many changes of a good token are tried at every entrance.
 const Mutations = 10_000
 
 // World is what an entrance believes. Claims are those of a token that it lets in,
@@ -34,9 +34,11 @@ type World struct {
 	Claims token.Claims
 	At     time.Time
 
-	Epoch bool // the entrance knows the domain's epoch, and that of Claims is it
-	Boot  bool // the entrance knows the node's boot, and that of Claims is it
-	Slow  bool // the entrance does not believe its clock that a token is early
+	// What an entrance cannot know. Who tries a token against a verifier's state, or
+	// against what it has seen before, leaves these false.
+	Timeless bool // the domain's epoch and the node's boot: a token is looked at by itself
+	Slow     bool // the time: its clock is not believed that a token is early
+	Anyone   bool // whom a token is for
 }
 
 // Token is one that must be refused.
@@ -97,10 +99,15 @@ func (w *World) claims(t testing.TB) (out []Token) {
 		delete(changes, "not yet valid")
 		delete(changes, "issued in the future")
 	}
-	if w.Epoch {
-		changes["stale epoch"] = func(c *token.Claims) { c.Writ.Epoch-- }
+	if w.Anyone {
+		delete(changes, "wrong audience")
 	}
-	if w.Boot {
+	if !w.Timeless {
+		changes["stale epoch"] = func(c *token.Claims) {
+			if c.Writ.Epoch--; c.Writ.Epoch > w.Claims.Writ.Epoch {
+				c.Writ.Epoch = 1 // there is none before the first; another will do where the very one is known
+			}
+		}
 		changes["token of another boot"] = func(c *token.Claims) { c.BootCount-- }
 	}
 	for name, change := range changes {
@@ -209,11 +216,13 @@ func newKey(t testing.TB) *ecdsa.PrivateKey {
 	return k
 }
 
-// Mutate calls f with n changes of a token, always the same ones.
-func Mutate(good string, n int, f func(bad string)) {
+// Mutate calls f with [Mutations] changes of a token, always the same ones, each
+// another.
+func Mutate(good string, f func(bad string)) {
 	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_."
 	rnd := mrand.New(mrand.NewPCG(9, 449))
-	for range n {
+	tried := map[string]bool{good: true}
+	for len(tried) <= Mutations {
 		b := []byte(good)
 		i, c := rnd.IntN(len(b)), alphabet[rnd.IntN(len(alphabet))]
 		switch rnd.IntN(5) {
@@ -227,19 +236,34 @@ func Mutate(good string, n int, f func(bad string)) {
 			j := rnd.IntN(len(b))
 			b[i], b[j] = b[j], b[i]
 		}
-		if string(b) != good {
+		if !tried[string(b)] {
+			tried[string(b)] = true
 			f(string(b))
 		}
 	}
 }
 
-// Refused shows an entrance that takes a token alone every bad one and n mutations
+// Refused shows an entrance that takes a token alone every bad one and [Mutations]
 // of a good one. present returns nil for what it lets in.
-func Refused(t *testing.T, w *World, n int, present func(tok string) error) {
+func Refused(t *testing.T, w *World, present func(tok string) error) {
 	t.Helper()
 	if err := present(w.Good(t)); err != nil {
 		t.Fatalf("the good token: %v", err)
 	}
+	w.refused(t, present)
+}
+
+// Never shows every token, the good one too, to an entrance that takes none.
+func Never(t *testing.T, w *World, present func(tok string) error) {
+	t.Helper()
+	if present(w.Good(t)) == nil {
+		t.Error("the good token: let in where no token is to be")
+	}
+	w.refused(t, present)
+}
+
+func (w *World) refused(t *testing.T, present func(tok string) error) {
+	t.Helper()
 	bad := w.Tokens(t)
 	for _, b := range bad {
 		if present(b.Token) == nil {
@@ -247,7 +271,7 @@ func Refused(t *testing.T, w *World, n int, present func(tok string) error) {
 		}
 	}
 	tried, good := 0, w.Good(t)
-	Mutate(good, n, func(tok string) {
+	Mutate(good, func(tok string) {
 		tried++
 		if present(tok) == nil {
 			t.Errorf("a mutation was let in: %s", tok)

@@ -64,7 +64,7 @@ func Proxied(t *testing.T, w *World, f Front) {
 	f.expect(t, "the gate's own address", 0, "GET", "/authz", tok, proof(tok, "GET", "/things"), lies)
 
 	f.revoke(t, w)
-	f.expect(t, "a revoked token", http.StatusForbidden, "GET", "/things", tok, proof(tok, "GET", "/things"), nil)
+	f.expect(t, "a revoked token", http.StatusUnauthorized, "GET", "/things", tok, proof(tok, "GET", "/things"), nil)
 	later := w.issue(t, w.Issuer, func(c *token.Claims) { c.Writ.Seq++ })
 	f.expect(t, "the next token", http.StatusOK, "GET", "/things", later, proof(later, "GET", "/things"), nil)
 	f.Down()

@@ -13,6 +13,9 @@ import (
 	"time"
 
 	"github.com/writ-attestation/writ/internal/hostile"
+	"github.com/writ-attestation/writ/verifier"
+	"github.com/writ-attestation/writ/verifier/protocol"
+	"github.com/writ-attestation/writ/verifier/token"
 )
 
 // patient is a recorder that takes the deadlines of streams.
@@ -31,19 +34,38 @@ func (d *domain) address() net.Addr {
 	return a
 }
 
+// lasting lets tokens live for as long as a slow machine takes for the table.
+var lasting = option{service: func(c *verifier.Config) { c.TokenLife = token.MaxLife }}
+
+// seasoned is a node with a token of a domain that has been frozen once, so that
+// there are an epoch and a boot before its own.
+func (d *domain) seasoned() (n *node, base string) {
+	d.t.Helper()
+	n, c, _ := d.working()
+	for _, frozen := range []bool{true, false} {
+		if _, err := d.first.Freeze(d.t.Context(), protocol.GovernanceChange{Frozen: frozen, Reason: "x"}); err != nil {
+			d.t.Fatal(err)
+		}
+	}
+	return n, n.mustGrant(c)
+}
+
+func (d *domain) hostile(n *node, base string) *hostile.World {
+	return &hostile.World{Issuer: tokenKey(d), Holder: n.key, Claims: *d.claims(base), At: time.Now()}
+}
+
 // TestHostileTokens: every path that takes a node's token refuses every bad token
 // and proof. Each comes from another address, or most would only be held back as
 // too many.
 func TestHostileTokens(t *testing.T) {
 	t.Parallel()
-	d := newDomain(t, exchanges)
-	n, _, base := d.working()
+	d := newDomain(t, exchanges, lasting)
+	n, _ := d.seasoned()
 	stop, err := json.Marshal(stopOf("job"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	bodies := map[string][]byte{"/v1/tokens": n.request("job").Marshal(), "/v1/stops": stop, "/oauth2/revoke": []byte("token=unknown"),
-		"/oauth2/token": exchangeForm(base, cloud)}
+	bodies := map[string][]byte{"/v1/tokens": n.request("job").Marshal(), "/v1/stops": stop, "/oauth2/revoke": []byte("token=unknown")}
 	local, tried := d.address(), 0
 	for _, r := range d.srv.publicRoutes() {
 		if r.auth != nodeKey && r.auth != endedKey && r.auth != holder {
@@ -51,8 +73,11 @@ func TestHostileTokens(t *testing.T) {
 		}
 		path := strings.Replace(r.path, ":id", n.id, 1)
 		t.Run(r.name, func(t *testing.T) {
-			w := &hostile.World{Issuer: tokenKey(d), Holder: n.key, Claims: *d.claims(base), At: time.Now(), Epoch: r.auth == nodeKey && d.claims(base).Writ.Epoch > 0}
-			hostile.Challenged(t, w, hostile.Mutations/4, hostile.Call{Method: r.method, URL: d.url + path, Body: bodies[path], Send: func(authorization, proof string) *http.Response {
+			base := n.mustGrant(d.anybody())
+			bodies["/oauth2/token"] = exchangeForm(base, cloud)
+			w := d.hostile(n, base)
+			w.Timeless = r.auth != nodeKey // to a holder of an ended token these say that it was ended
+			hostile.Challenged(t, w, hostile.Call{Method: r.method, URL: d.url + path, Body: bodies[path], OAuth: strings.HasPrefix(path, oauthPath), Send: func(authorization, proof string) *http.Response {
 				tried++
 				ctx := context.WithValue(context.WithValue(t.Context(), http.LocalAddrContextKey, local), peerKey{}, &peer{remote: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(tried >> 16), byte(tried >> 8), byte(tried)}), 32)})
 				if r.stream {
@@ -76,7 +101,7 @@ func TestHostileTokens(t *testing.T) {
 			}})
 		})
 	}
-	if tried < 5000 {
+	if tried < 5*hostile.Mutations {
 		t.Errorf("%d requests", tried)
 	}
 }

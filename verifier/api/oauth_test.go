@@ -11,7 +11,6 @@ import (
 	"net/url"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/writ-attestation/writ/internal/hostile"
 	"github.com/writ-attestation/writ/verifier"
@@ -81,10 +80,9 @@ func (d party) active(tok string) error {
 // TestIntrospectHostileTokens: no bad token counts, and nothing is said of why.
 func TestIntrospectHostileTokens(t *testing.T) {
 	t.Parallel()
-	d := newDomain(t, serves)
-	n, _, base := d.working()
-	w := &hostile.World{Issuer: tokenKey(d), Holder: n.key, Claims: *d.claims(base), At: time.Now(), Epoch: d.claims(base).Writ.Epoch > 0}
-	hostile.Refused(t, w, hostile.Mutations, d.party().active)
+	d := newDomain(t, serves, lasting)
+	n, base := d.seasoned()
+	hostile.Refused(t, d.hostile(n, base), d.party().active)
 }
 
 // TestIntrospectEndedToken: a token counts for every audience the domain serves, and

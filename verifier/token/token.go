@@ -49,6 +49,8 @@ const (
 	WrongKey       = "token/confirmation"   // bound to another key
 	NotLegitimate  = "token/not-legitimate" // a result that permits no work
 	BadProof       = "token/proof"
+	StaleEpoch     = "token/epoch" // of before an act that ended every token of the domain
+	OtherBoot      = "token/boot"  // of a boot that is over
 )
 
 // An Error is a token refused. Code is one of those above.
@@ -79,6 +81,9 @@ type Expect struct {
 	Audience string
 	Nonce    string // eat_nonce; not checked if empty
 	JKT      string // thumbprint of the key the token must be bound to; not checked if empty
+
+	Epoch uint64  // the oldest that counts
+	Boot  *uint32 // bootcount; not checked if nil
 }
 
 // Prepare returns the JWS signing input of a token that the key kid will sign.
@@ -149,6 +154,10 @@ func Verify(tok string, keys Keys, want Expect, at time.Time) (*Claims, error) {
 		return nil, refuse(WrongNonce, "eat_nonce is not the one of this request")
 	case want.JKT != "" && c.Confirm.JKT != want.JKT:
 		return nil, refuse(WrongKey, "it is bound to key %.60q, expected %s", c.Confirm.JKT, want.JKT)
+	case c.Writ.Epoch < want.Epoch:
+		return nil, refuse(StaleEpoch, "it is of epoch %d, the domain is at %d; attest anew", c.Writ.Epoch, want.Epoch)
+	case want.Boot != nil && c.BootCount != *want.Boot:
+		return nil, refuse(OtherBoot, "it is of boot %d, the node is in boot %d; attest anew", c.BootCount, *want.Boot)
 	}
 	return c, nil
 }

@@ -65,7 +65,7 @@ func newWorld(t *testing.T) *hostile.World {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &hostile.World{Issuer: newKey(t), Holder: holder, At: now, Epoch: true, Claims: token.Claims{
+	return &hostile.World{Issuer: newKey(t), Holder: holder, At: now, Claims: token.Claims{
 		Issuer: "https://" + domain, Subject: "spiffe://" + domain + "/node/0011", Audience: origin, ID: rand.Text(),
 		IssuedAt: now.Unix(), NotBefore: now.Unix(), Expires: now.Unix() + 60,
 		Nonce: base64.RawURLEncoding.EncodeToString(make([]byte, 32)), Confirm: token.Confirm{JKT: jkt}, Status: "affirming",
