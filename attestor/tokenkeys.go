@@ -25,7 +25,7 @@ type tokenKeys struct {
 }
 
 func (k *tokenKeys) open(cfg Config) (err error) {
-	if k.book, err = rotation.New(cfg.Trust.Domain, cfg.Trust.Log, cfg.Trust.TokenKeys); err != nil {
+	if k.book, err = rotation.New(cfg.Trust.Domain, cfg.Trust.Pins()); err != nil {
 		return err
 	}
 	path := filepath.Join(cfg.Dir, tokenKeysFile)

@@ -21,6 +21,7 @@ type trust struct {
 	Domain string     `json:"domain"`
 	Issuer string     `json:"issuer"`     // empty: https://<domain>
 	Log    []string   `json:"log"`        // keys of the domain's log, in note format
+	Root   string     `json:"root"`       // thumbprint of the key that certifies token keys; empty: none does
 	Keys   token.Keys `json:"token_keys"` // JWKS
 
 	book *rotation.Book // Keys, and what Log proved of them since
@@ -42,7 +43,7 @@ func loadTrust(path string) (*trust, error) {
 	if t.Issuer == "" {
 		t.Issuer = "https://" + t.Domain
 	}
-	if t.book, err = rotation.New(t.Domain, t.Log, t.Keys); err != nil {
+	if t.book, err = rotation.New(t.Domain, rotation.Pins{Log: t.Log, Root: t.Root, Keys: t.Keys}); err != nil {
 		return nil, fmt.Errorf("reading the trust file %s: %w", path, err)
 	}
 	return &t, nil

@@ -93,7 +93,7 @@ func (s *Service) refreshKeys(ctx context.Context) error {
 }
 
 func (k tokenKey) equal(o tokenKey) bool {
-	return k.ID == o.ID && k.From == o.From && k.Until == o.Until && k.Withdrawn == o.Withdrawn
+	return k.ID == o.ID && k.From == o.From && k.Until == o.Until && k.Withdrawn == o.Withdrawn && k.Introduced == o.Introduced
 }
 
 // announce tells nodes and gates what the log proves since, and gates that tokens of
@@ -137,6 +137,8 @@ func (s *Service) proven(ctx context.Context, ks tokenKeys) ([]rotation.Entry, e
 		case k.Withdrawn != 0:
 			indices = []uint64{k.Withdrawn}
 		case k.Retired != 0 && s.cfg.Now().Unix() >= k.Until:
+			indices = []uint64{k.Retired}
+		case s.cfg.Root != nil && k.Root != s.cfg.KeyIDs[rootPurpose]: // who pins the root would take nothing that comes with it
 			indices = []uint64{k.Retired}
 		}
 		for _, index := range indices {

@@ -20,6 +20,7 @@ const (
 	peerPurpose = "log/"
 
 	tokenPurpose = "token" // the one that signs
+	rootPurpose  = "root"  // certifies those, if there is one
 
 	retiredPurpose = "retired-log/" // they never count again
 )
@@ -39,6 +40,9 @@ func (s *Service) start(ctx context.Context) error {
 			if err := s.recorded(have); err != nil {
 				return ledger.Change{}, err
 			}
+		}
+		if s.cfg.ReplaceRoot {
+			delete(have, rootPurpose)
 		}
 		signer, puts, err := s.firstKey(slot, have[tokenPurpose])
 		if err != nil {
@@ -99,6 +103,12 @@ func (s *Service) recorded(have map[string]string) error {
 	for purpose, id := range have {
 		if purpose == logPurpose || purpose == tokenPurpose || strings.HasPrefix(purpose, peerPurpose) || strings.HasPrefix(purpose, retiredPurpose) || s.cfg.KeyIDs[purpose] == id {
 			continue
+		}
+		if purpose == rootPurpose {
+			if s.cfg.ReplaceRoot {
+				continue
+			}
+			return fmt.Errorf("%w: token keys of this domain are certified by the root key %.16s, found %.16q; give root_tpm the TPM that has it, or, if that is lost, start once with --replace-root and hand out the trust file anew", keys.ErrMissing, id, s.cfg.KeyIDs[purpose])
 		}
 		return fmt.Errorf("%w: the %s key is %.16s, but this store was made with %.16s; restore the key file, or begin a new domain", keys.ErrMissing, purpose, s.cfg.KeyIDs[purpose], id)
 	}

@@ -37,6 +37,9 @@ type tokenKey struct {
 	Introduced uint64          `json:"introduced,omitempty"`
 	Retired    uint64          `json:"retired,omitempty"`
 	Withdrawn  uint64          `json:"withdrawn,omitempty"`
+
+	Root  string `json:"root,omitempty"`  // that certified it
+	Ended int64  `json:"ended,omitempty"` // when that certificate ends
 }
 
 var tokenKeysKey = ledger.Key{Kind: kindDomain, ID: "token-keys"}
@@ -74,13 +77,15 @@ func (k *tokenKey) state(signer string, at time.Time) string {
 }
 
 // introduce adds a key and returns the entry that says so, of the given index.
-func (s *Service) introduce(ks *tokenKeys, kid string, public crypto.PublicKey, from int64, actor string, index uint64) (ledger.Entry, error) {
-	jwk, err := token.MarshalJWK(public)
-	if err != nil {
-		return ledger.Entry{}, err
-	}
-	ks.Keys = append(ks.Keys, tokenKey{ID: kid, JWK: jwk, From: from, Introduced: index})
-	return s.entry(bundle.KeyIntroduced, "key/"+kid, actor, rotation.Introduction{KID: kid, JWK: jwk, From: from}), nil
+func (s *Service) introduce(ks *tokenKeys, m *made, from int64, actor string, index uint64) ledger.Entry {
+	ks.Keys = append(ks.Keys, tokenKey{ID: m.kid, JWK: m.jwk, From: from})
+	return s.present(&ks.Keys[len(ks.Keys)-1], m, actor, index)
+}
+
+// present returns the entry that tells of a key, with its certificate.
+func (s *Service) present(k *tokenKey, m *made, actor string, index uint64) ledger.Entry {
+	k.Introduced, k.Root, k.Ended = index, m.root, m.until
+	return s.entry(bundle.KeyIntroduced, "key/"+k.ID, actor, rotation.Introduction{KID: k.ID, JWK: k.JWK, From: k.From, Certificate: m.certificate})
 }
 
 // turn makes another key sign from at on, and returns the entry that says so.
@@ -121,7 +126,7 @@ func (s *Service) RotateKey(ctx context.Context, actor string) (*protocol.KeyCha
 }
 
 func (s *Service) rotate(ctx context.Context, actor string, scheduled bool) (*protocol.KeyChange, error) {
-	kid, public, err := s.cfg.TokenKeys.Make()
+	fresh, err := s.makeKey(ctx, false)
 	if err != nil {
 		return nil, err
 	}
@@ -143,12 +148,11 @@ func (s *Service) rotate(ctx context.Context, actor string, scheduled bool) (*pr
 		if !done {
 			return []ledger.Entry{s.approved(actor, pending.ID, out.Approvals)}, puts, nil
 		}
-		out.KID, out.From = kid, slot.At.Add(s.cfg.KeyOverlap).Unix()
-		entry, err := s.introduce(ks, kid, public, out.From, actor, slot.Index)
-		return []ledger.Entry{entry}, puts, err
+		out.KID, out.From = fresh.kid, slot.At.Add(s.cfg.KeyOverlap).Unix()
+		return []ledger.Entry{s.introduce(ks, fresh, out.From, actor, slot.Index)}, puts, nil
 	})
 	if (err != nil || !done) && !errors.Is(err, ledger.ErrUnknown) {
-		err = errors.Join(err, s.cfg.TokenKeys.Drop(kid))
+		err = errors.Join(err, s.cfg.TokenKeys.Drop(fresh.kid))
 	}
 	if err != nil {
 		return nil, err
@@ -165,7 +169,7 @@ func (s *Service) WithdrawKey(ctx context.Context, actor, kid, reason string) (*
 	if err != nil {
 		return nil, err
 	}
-	fresh, public, err := s.cfg.TokenKeys.Make()
+	fresh, err := s.makeKey(ctx, true)
 	if err != nil {
 		return nil, err
 	}
@@ -179,17 +183,13 @@ func (s *Service) WithdrawKey(ctx context.Context, actor, kid, reason string) (*
 		k.Withdrawn = slot.Index
 		entries = append(entries, s.entry(bundle.KeyWithdrawn, "key/"+kid, actor, rotation.Withdrawal{KID: kid, Epoch: d.Epoch, Reason: commitment}))
 		if kid == d.Signer {
-			more, err := s.replace(slot, ks, d, fresh, public, actor)
-			if err != nil {
-				return nil, nil, err
-			}
-			entries = append(entries, more...)
+			entries = append(entries, s.replace(slot, ks, d, fresh, actor)...)
 		}
 		out.KID, out.From, out.Epoch = d.Signer, ks.find(d.Signer).From, d.Epoch
 		return entries, []ledger.Put{{Key: ledger.Key{Kind: kindOpening, ID: commitment}, Value: opening}}, nil
 	})
-	if out.KID != fresh && !errors.Is(err, ledger.ErrUnknown) {
-		err = errors.Join(err, s.cfg.TokenKeys.Drop(fresh))
+	if out.KID != fresh.kid && !errors.Is(err, ledger.ErrUnknown) {
+		err = errors.Join(err, s.cfg.TokenKeys.Drop(fresh.kid))
 	}
 	if err != nil {
 		return nil, err
@@ -198,18 +198,14 @@ func (s *Service) WithdrawKey(ctx context.Context, actor, kid, reason string) (*
 }
 
 // replace finds a successor for the key that signs, which entry slot.Index withdraws.
-func (s *Service) replace(slot ledger.Slot, ks *tokenKeys, d *domainState, fresh string, public crypto.PublicKey, actor string) (entries []ledger.Entry, err error) {
-	kid, index := fresh, slot.Index+1
+func (s *Service) replace(slot ledger.Slot, ks *tokenKeys, d *domainState, fresh *made, actor string) (entries []ledger.Entry) {
+	kid, index := fresh.kid, slot.Index+1
 	if next := ks.next(d.Signer); next != nil && s.cfg.TokenKeys.Signer(next.ID) != nil {
 		kid = next.ID
 	} else {
-		entry, err := s.introduce(ks, fresh, public, slot.At.Unix(), actor, index)
-		if err != nil {
-			return nil, err
-		}
-		entries, index = append(entries, entry), index+1
+		entries, index = append(entries, s.introduce(ks, fresh, slot.At.Unix(), actor, index)), index+1
 	}
-	return append(entries, s.turn(ks, d, kid, slot.At, actor, index)), nil
+	return append(entries, s.turn(ks, d, kid, slot.At, actor, index))
 }
 
 // TendKeys does what is due: it follows what other verifiers did, makes the next key
@@ -219,8 +215,8 @@ func (s *Service) TendKeys(ctx context.Context) error {
 	if err := s.refreshKeys(ctx); err != nil {
 		return err
 	}
+	errs := []error{s.certifyKeys(ctx)}
 	p, now := s.published.Load(), s.cfg.Now()
-	var errs []error
 	for _, k := range p.rows.Keys {
 		switch k.state(p.signer, now) {
 		case "withdrawn", "retired":
@@ -255,10 +251,14 @@ func (s *Service) nextSigns(ctx context.Context) error {
 
 // signer returns the private key that signs.
 func (s *Service) signer(kid string) (crypto.Signer, error) {
-	if k := s.cfg.TokenKeys.Signer(kid); k != nil {
-		return k, nil
+	key := s.cfg.TokenKeys.Signer(kid)
+	if key == nil {
+		return nil, fmt.Errorf("%w: the token key %s signs now and is not here; copy keys/token-%s.pem from the verifier that made it", keys.ErrMissing, kid, kid)
 	}
-	return nil, fmt.Errorf("%w: the token key %s signs now and is not here; copy keys/token-%s.pem from the verifier that made it", keys.ErrMissing, kid, kid)
+	if err := s.certificateHolds(kid); err != nil {
+		return nil, err
+	}
+	return key, nil
 }
 
 // Signs reports why no token can be signed, nil if it can.

@@ -10,6 +10,7 @@ package verifier
 
 import (
 	"context"
+	"crypto"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha256"
@@ -20,6 +21,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -56,6 +58,8 @@ type Config struct {
 	TokenKeys    *keys.Ring        // the private ones of this verifier
 	TokenKeyLife time.Duration     // after which another key signs; 0: when operators say so
 	KeyOverlap   time.Duration     // how long a token key is published before it signs; 0: KeyOverlap
+	Root         crypto.Signer     // P-256: certifies token keys; nil: none does
+	ReplaceRoot  bool              // another root than the recorded one, or none, is meant
 	ChallengeKey []byte            // 32 bytes
 	KeyIDs       map[string]string // purpose -> id, recorded in store and log
 	Witnesses    string            // policy of the log's witnesses, for the trust file
@@ -125,6 +129,8 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 		return nil, errors.New("starting the verifier: a token key and a challenge key of 32 bytes are needed")
 	case cfg.KeyOverlap < 0 || cfg.TokenKeyLife < 0 || cfg.TokenKeyLife != 0 && cfg.TokenKeyLife < 2*cfg.KeyOverlap:
 		return nil, errors.New("starting the verifier: a token key must sign for longer than it is published before")
+	case cfg.Root != nil && cfg.TokenKeyLife == 0:
+		return nil, errors.New("starting the verifier: a root certifies token keys for as long as they sign; that must have an end")
 	case cfg.SinceBoot == nil:
 		return nil, errors.New("starting the verifier: a clock that counts since boot is needed")
 	case cfg.TokenLife < 2*time.Second || cfg.TokenLife > token.MaxLife:
@@ -133,6 +139,14 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 		return nil, fmt.Errorf("starting the verifier: min_level %q is not one of E0 to E4", cfg.MinLevel)
 	case cfg.ReferenceThreshold < 1 || cfg.Approvals < 1:
 		return nil, errors.New("starting the verifier: reference_threshold and approvals must be at least 1")
+	}
+	if cfg.Root != nil {
+		root, err := token.Thumbprint(cfg.Root.Public())
+		if err != nil {
+			return nil, fmt.Errorf("starting the verifier: reading the root key: %w", err)
+		}
+		cfg.KeyIDs = maps.Clone(cfg.KeyIDs)
+		cfg.KeyIDs[rootPurpose] = root
 	}
 	s := &Service{cfg: cfg, log: cfg.Log, roots: cfg.EKRoots, began: cfg.Now()}
 	if err := s.ClockSound(); err != nil { // the first reading
@@ -146,7 +160,7 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 	if err := s.start(ctx); err != nil {
 		return nil, err
 	}
-	if err := s.refreshKeys(ctx); err != nil {
+	if err := errors.Join(s.refreshKeys(ctx), s.certifyKeys(ctx)); err != nil {
 		return nil, err
 	}
 	s.recallWitnessed(ctx)
@@ -179,7 +193,7 @@ func (s *Service) Log() *ledger.Log { return s.log }
 // Trust is what somebody needs to check this domain's bundles and tokens
 // offline. It is public.
 func (s *Service) Trust(logKeys ...string) (*bundle.Trust, error) {
-	t := &bundle.Trust{V: 1, Domain: s.cfg.Domain, Log: logKeys, TokenKeys: s.TokenKeys(), WitnessPolicy: s.cfg.Witnesses}
+	t := &bundle.Trust{V: 1, Domain: s.cfg.Domain, Log: logKeys, Root: s.cfg.KeyIDs[rootPurpose], TokenKeys: s.TokenKeys(), WitnessPolicy: s.cfg.Witnesses}
 	if s.cfg.ReferenceThreshold > 1 {
 		t.Threshold = s.cfg.ReferenceThreshold
 	}

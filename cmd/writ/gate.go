@@ -81,7 +81,7 @@ func (g *gateFlags) run(cmd *cobra.Command) error {
 	}
 	log := newLogger(cmd.ErrOrStderr(), g.logs)
 	cfg := gate.Config{
-		Issuer: trust.IssuerURL(), Domain: trust.Domain, Keys: trust.TokenKeys, LogKeys: trust.Log, Audience: g.audience,
+		Issuer: trust.IssuerURL(), Domain: trust.Domain, Keys: trust.TokenKeys, LogKeys: trust.Log, Root: trust.Root, Audience: g.audience,
 		Origin: g.origin, Proxy: gate.Proxy(g.proxy), Feed: !g.noFeed, Now: time.Now, Log: log,
 	}
 	if g.upstream != "" {

@@ -51,6 +51,7 @@ type config struct {
 	TokenLife          duration `toml:"token_life"`
 	TokenKeyLife       duration `toml:"token_key_life"`
 	TokenKeyOverlap    duration `toml:"token_key_overlap"`
+	RootTPM            string   `toml:"root_tpm"`
 	EARProfile         string   `toml:"ear_profile"`
 	Audiences          []string `toml:"audiences"`
 	ExchangeAudiences  []string `toml:"exchange_audiences"`
@@ -180,6 +181,9 @@ func (c *config) check() error {
 		bad("token_key_life %s: expected 0 or at least twice token_key_overlap", life)
 	case life != 0 && len(c.Peers) > 0:
 		bad("token_key_life: with peers rotate by hand, for the file of the new key must be copied to them")
+	}
+	if c.RootTPM != "" && c.TokenKeyLife == 0 {
+		bad("root_tpm: token_key_life is needed, such as \"24h\": the root certifies token keys for as long")
 	}
 	if !slices.Contains([]string{"E0", "E1", "E2", "E3", "E4"}, c.MinLevel) {
 		bad("min_level %q: expected E0 to E4", c.MinLevel)

@@ -26,25 +26,25 @@ func TestVerifiersShareDatabase(t *testing.T) {
 	url := storetest.Postgres(t)
 	quiet := slog.New(slog.DiscardHandler)
 	first := onPostgres(t, t.TempDir(), url)
-	a, err := open(t.Context(), first, quiet, false)
+	a, err := open(t.Context(), first, quiet, onOpen{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer a.Close()
 
 	second := onPostgres(t, t.TempDir(), url)
-	if v, err := open(t.Context(), second, quiet, false); err == nil {
+	if v, err := open(t.Context(), second, quiet, onOpen{}); err == nil {
 		_ = v.Close()
 		t.Fatal("a verifier without the domain's keys opens")
 	}
 	if out, err := exec.Command("cp", "-a", filepath.Join(first.Data, "keys"), second.Data).CombinedOutput(); err != nil {
 		t.Fatalf("copying the keys: %v %s", err, out)
 	}
-	if v, err := open(t.Context(), second, quiet, false); err == nil {
+	if v, err := open(t.Context(), second, quiet, onOpen{}); err == nil {
 		_ = v.Close()
 		t.Fatal("a verifier without a guard file opens a log that has entries")
 	}
-	b, err := open(t.Context(), second, quiet, true)
+	b, err := open(t.Context(), second, quiet, onOpen{adopt: true})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -60,7 +60,7 @@ func newDev() *cobra.Command {
 			if err := mark(dir); err != nil {
 				return err
 			}
-			v, err := open(cmd.Context(), c, newLogger(cmd.ErrOrStderr(), c), false)
+			v, err := open(cmd.Context(), c, newLogger(cmd.ErrOrStderr(), c), onOpen{})
 			if err != nil {
 				return err
 			}

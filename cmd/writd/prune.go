@@ -140,7 +140,7 @@ func prune(cmd *cobra.Command, c *config, cut verifier.Cut, dryRun bool) (p veri
 		return verifier.PlanPrune(ctx, db, cut)
 	}
 	// The guard file keeps a second verifier off the same directory.
-	v, err := open(context.WithoutCancel(ctx), c, newLogger(cmd.ErrOrStderr(), c), false)
+	v, err := open(context.WithoutCancel(ctx), c, newLogger(cmd.ErrOrStderr(), c), onOpen{})
 	if err != nil {
 		return p, err
 	}

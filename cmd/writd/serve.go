@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"crypto"
 	"errors"
 	"fmt"
 	"io"
@@ -20,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/writ-attestation/writ/internal/supervised"
+	"github.com/writ-attestation/writ/tpm/device"
 	"github.com/writ-attestation/writ/verifier"
 	"github.com/writ-attestation/writ/verifier/api"
 	"github.com/writ-attestation/writ/verifier/bundle"
@@ -38,7 +40,7 @@ const (
 
 func newServe() *cobra.Command {
 	var path string
-	var adopt bool
+	var how onOpen
 	cmd := &cobra.Command{Use: "serve --config FILE", Short: "Run a verifier", Args: cobra.NoArgs,
 		Long: `Run a verifier until it is told to stop. The first start makes the domain's keys
 and the first operator's certificate in the data directory.
@@ -55,7 +57,7 @@ or another one; 6 the database is older than what was signed, or another history
 			if _, err := os.Stat(filepath.Join(c.Data, devMark)); err == nil {
 				return failure{exitUsage, fmt.Errorf("%s was made by writ dev, whose keys and TPM maker are for play; use another data directory", c.Data)}
 			}
-			v, err := open(cmd.Context(), c, newLogger(cmd.ErrOrStderr(), c), adopt)
+			v, err := open(cmd.Context(), c, newLogger(cmd.ErrOrStderr(), c), how)
 			if err != nil {
 				return err
 			}
@@ -63,7 +65,8 @@ or another one; 6 the database is older than what was signed, or another history
 			return v.serve(cmd.Context(), c.Listen, c.Admin, nil)
 		})}
 	cmd.Flags().StringVar(&path, "config", "", "configuration `file`")
-	cmd.Flags().BoolVar(&adopt, "adopt", false, "once: write a lost guard file from the store, trusting that nothing is missing from it")
+	cmd.Flags().BoolVar(&how.newRoot, "replace-root", false, "once: certify token keys by another root key than before, or by none; nodes and gates then need the trust file anew")
+	cmd.Flags().BoolVar(&how.adopt, "adopt", false, "once: write a lost guard file from the store, trusting that nothing is missing from it")
 	return cmd
 }
 
@@ -87,12 +90,19 @@ type running struct {
 	ledger *ledger.Log
 	keys   *keys.Keys
 	svc    *verifier.Service
+	tpm    *device.TPM    // of root
+	root   *device.Signer // nil: the domain has none
+
+	newRoot bool // another root than the recorded one is meant
 }
+
+// onOpen is what an operator may say once.
+type onOpen struct{ adopt, newRoot bool }
 
 // open opens store, keys, log and service in the only safe order: keys are made
 // only where nothing was ever signed.
-func open(ctx context.Context, c *config, log *slog.Logger, adopt bool) (_ *running, err error) {
-	v := &running{cfg: c, log: log}
+func open(ctx context.Context, c *config, log *slog.Logger, how onOpen) (_ *running, err error) {
+	v := &running{cfg: c, log: log, newRoot: how.newRoot}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, v.Close())
@@ -100,6 +110,9 @@ func open(ctx context.Context, c *config, log *slog.Logger, adopt bool) (_ *runn
 	}()
 	if err := os.MkdirAll(c.Data, 0o700); err != nil {
 		return nil, fmt.Errorf("opening the data directory: %w", err)
+	}
+	if err := v.openRoot(); err != nil {
+		return nil, err
 	}
 	db, err := c.openDatabase(ctx)
 	if err != nil {
@@ -113,7 +126,7 @@ func open(ctx context.Context, c *config, log *slog.Logger, adopt bool) (_ *runn
 	if v.keys, err = keysOf(c, empty); err != nil {
 		return nil, err
 	}
-	if v.ledger, err = ledger.Open(ctx, ledger.Config{Store: v.store, Origin: c.Domain + "/log", Key: v.keys.Log, Peers: c.Peers, Retired: c.RetiredPeers, GuardFile: filepath.Join(c.Data, guardFile), Adopt: adopt, Log: log}); err != nil {
+	if v.ledger, err = ledger.Open(ctx, ledger.Config{Store: v.store, Origin: c.Domain + "/log", Key: v.keys.Log, Peers: c.Peers, Retired: c.RetiredPeers, GuardFile: filepath.Join(c.Data, guardFile), Adopt: how.adopt, Log: log}); err != nil {
 		return nil, err
 	}
 	v.svc, err = v.service(ctx)
@@ -157,7 +170,12 @@ func (v *running) service(ctx context.Context) (*verifier.Service, error) {
 		return nil, failure{exitUsage, err}
 	}
 	profile, _ := token.Profile(c.EARProfile) // check has refused anything else
+	var root crypto.Signer
+	if v.root != nil {
+		root = v.root
+	}
 	return verifier.New(ctx, verifier.Config{
+		Root: root, ReplaceRoot: v.newRoot,
 		Domain: c.Domain, Name: c.Name, Issuer: c.issuer(), Build: "writ " + version, Log: v.ledger, Slog: v.log, SinceBoot: sinceBoot,
 		EKRoots: roots, IAKRoots: devices, EKVendors: bundle, EKIntermediates: intermediates, Issuers: c.issuers(), TokenKeys: v.keys.Tokens, TokenKeyLife: time.Duration(c.TokenKeyLife), KeyOverlap: time.Duration(c.TokenKeyOverlap), ChallengeKey: v.keys.Challenge, KeyIDs: v.keys.IDs(), PeerLogKeys: peers, RetiredLogKeys: retired, Witnesses: c.Witnesses,
 		ReferenceKeys: signers, ReferenceThreshold: c.ReferenceThreshold, Approvals: c.Approvals,
@@ -308,6 +326,9 @@ func (v *running) Close() error {
 	}
 	if v.store != nil {
 		errs = append(errs, v.store.Close())
+	}
+	if v.tpm != nil {
+		errs = append(errs, v.tpm.Close())
 	}
 	return errors.Join(errs...)
 }

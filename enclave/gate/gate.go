@@ -39,6 +39,7 @@ type Config struct {
 	Audience string // the gate's own
 	Keys     token.Keys
 	LogKeys  []string // keys of the domain's log, by which others of its token keys are proven
+	Root     string   // thumbprint of the key that certifies those; empty: none does
 
 	Origin string // scheme and host that clients use, "https://api.example.org"
 	Proxy  Proxy  // which proxy asks; not needed with an upstream alone
@@ -104,7 +105,7 @@ func New(cfg Config) (*Gate, error) {
 	if cfg.Proxy != "" && !cfg.Proxy.known() {
 		return nil, fmt.Errorf("unknown proxy %q; known are %s", cfg.Proxy, Proxies())
 	}
-	book, err := rotation.New(cfg.Domain, cfg.LogKeys, cfg.Keys)
+	book, err := rotation.New(cfg.Domain, rotation.Pins{Log: cfg.LogKeys, Root: cfg.Root, Keys: cfg.Keys})
 	if err != nil {
 		return nil, err
 	}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/writ-attestation/writ/verifier/appraisal"
 	"github.com/writ-attestation/writ/verifier/reference"
+	"github.com/writ-attestation/writ/verifier/rotation"
 	"github.com/writ-attestation/writ/verifier/token"
 )
 
@@ -120,6 +121,7 @@ type Trust struct {
 	Domain        string     `json:"domain"`
 	Issuer        string     `json:"issuer,omitempty"`              // empty: https://<domain>
 	Log           []string   `json:"log"`                           // the log's keys, in note format
+	Root          string     `json:"root,omitempty"`                // thumbprint of the key that certifies token keys; empty: none does
 	TokenKeys     token.Keys `json:"token_keys"`                    // JWKS
 	ReferenceKeys []string   `json:"reference_keys"`                // PEM, Ed25519
 	Threshold     int        `json:"reference_threshold,omitempty"` // signatures a set needs; 0: one
@@ -152,6 +154,11 @@ func ParseTrust(b []byte) (*Trust, error) {
 		}
 	}
 	return t, nil
+}
+
+// Pins are what token keys are learned by.
+func (t *Trust) Pins() rotation.Pins {
+	return rotation.Pins{Log: t.Log, Root: t.Root, Keys: t.TokenKeys}
 }
 
 // Marshal writes the trust file for people.

@@ -2,7 +2,8 @@
 // others: from the domain's log alone, entry by entry, each with its proof.
 //
 // What is believed is the pinned log key, not who brought the entries: an agent
-// carries them to a keeper, a verifier to an agent. Hazard: nobody can prove that
+// carries them to a keeper, a verifier to an agent. Where a root key is pinned too, a
+// key also needs its certificate: whoever has the log key alone makes none. Hazard: nobody can prove that
 // nothing was left out. Whoever only hears what a hostile carrier chooses goes on
 // believing a key that was withdrawn; such a carrier can bring no key of its own.
 //
@@ -35,6 +36,8 @@ type Introduction struct {
 	KID  string          `json:"kid"`  // RFC 7638 thumbprint
 	JWK  json.RawMessage `json:"jwk"`  // as token.MarshalJWK writes it
 	From int64           `json:"from"` // Unix second from which it may sign
+
+	Certificate string `json:"certificate,omitempty"` // by the domain's root key, if it has one: see Certify
 }
 
 // Rotation says which key signs from here on. Until is when the last token of the
@@ -68,19 +71,28 @@ type Book struct {
 	origin string
 	log    []logKey
 
+	root string // thumbprint of the root key; empty: none certifies
+
 	order  []string // kids, as they came
 	public map[string]crypto.PublicKey
 	until  map[string]int64
+	ends   map[string]int64 // of the last certificate
 	gone   map[string]bool
 	proven []Entry
 	known  map[string]bool // leaves
 }
 
-// New begins with what was pinned: the keys of the domain's log in note format, and
-// its token keys. Without a log key nothing more can be learned.
-func New(domain string, log []string, pinned token.Keys) (*Book, error) {
-	b := &Book{origin: domain + "/log", public: map[string]crypto.PublicKey{}, until: map[string]int64{}, gone: map[string]bool{}, known: map[string]bool{}}
-	for _, text := range log {
+// Pins are what an observer of a domain believes to begin with.
+type Pins struct {
+	Log  []string   // keys of its log in note format; without one nothing more can be learned
+	Root string     // thumbprint of the key that certifies token keys; empty: none does
+	Keys token.Keys // its token keys
+}
+
+// New begins with what was pinned.
+func New(domain string, pins Pins) (*Book, error) {
+	b := &Book{origin: domain + "/log", root: pins.Root, public: map[string]crypto.PublicKey{}, until: map[string]int64{}, ends: map[string]int64{}, gone: map[string]bool{}, known: map[string]bool{}}
+	for _, text := range pins.Log {
 		k, err := parseLogKey(text)
 		if err == nil && k.name != b.origin {
 			err = fmt.Errorf("it is of the log %.100q, expected %s", k.name, b.origin)
@@ -90,8 +102,8 @@ func New(domain string, log []string, pinned token.Keys) (*Book, error) {
 		}
 		b.log = append(b.log, k)
 	}
-	for _, kid := range pinned.IDs() {
-		b.add(kid, pinned.Key(kid))
+	for _, kid := range pins.Keys.IDs() {
+		b.add(kid, pins.Keys.Key(kid))
 	}
 	return b, nil
 }
@@ -160,7 +172,14 @@ func (b *Book) read(raw []byte) (func(), error) {
 		if kid, err := token.Thumbprint(key); err != nil || kid != in.KID {
 			return nil, fmt.Errorf("its kid %.60q is not the thumbprint %s of its key", in.KID, kid)
 		}
-		return func() { b.add(in.KID, key) }, nil
+		end, err := b.certified(in)
+		if err != nil {
+			return nil, err
+		}
+		return func() {
+			b.add(in.KID, key)
+			b.ends[in.KID] = max(b.ends[in.KID], end)
+		}, nil
 	case Rotated:
 		var r Rotation
 		if err := strict(l.Data, &r); err != nil {
@@ -185,7 +204,8 @@ func (b *Book) read(raw []byte) (func(), error) {
 func (b *Book) Keys(at time.Time) token.Keys {
 	var out []crypto.PublicKey
 	for _, kid := range b.order {
-		if until := b.until[kid]; !b.gone[kid] && (until == 0 || at.Unix() < until) {
+		over := func(end int64) bool { return end != 0 && at.Unix() >= end }
+		if !b.gone[kid] && !over(b.until[kid]) && !over(b.ends[kid]) {
 			out = append(out, b.public[kid])
 		}
 	}

@@ -86,7 +86,7 @@ func newBook(t testing.TB, h *history, pinned ...crypto.PublicKey) *rotation.Boo
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := rotation.New(domain, h.VerifierKeys(), set)
+	b, err := rotation.New(domain, rotation.Pins{Log: h.VerifierKeys(), Keys: set})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -169,15 +169,88 @@ func TestKeyOfAnotherDomain(t *testing.T) {
 		t.Errorf("the good one is refused: %v", err)
 	}
 	set, _ := token.NewKeys(pinned)
-	if b, err := rotation.New(domain, other.VerifierKeys(), set); err == nil {
+	if b, err := rotation.New(domain, rotation.Pins{Log: other.VerifierKeys(), Keys: set}); err == nil {
 		t.Errorf("the log key of another domain is pinned: %v", b)
 	}
-	unpinned, err := rotation.New(domain, nil, set)
+	unpinned, err := rotation.New(domain, rotation.Pins{Keys: set})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := unpinned.Learn([]rotation.Entry{good}); err == nil {
 		t.Error("a key was learned without a pinned log")
+	}
+}
+
+// TestLogKeyStolen: where the root key is pinned, whoever signs the log introduces no
+// token key without that one's certificate, which ends.
+func TestLogKeyStolen(t *testing.T) {
+	t.Parallel()
+	h := newHistory(t, domain)
+	_, pinned := newKey(t)
+	root, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	thumb, err := token.Thumbprint(root.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	set, err := token.NewKeys(pinned)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kid, next := newKey(t)
+	learn := func(certificate string) (*rotation.Book, error) {
+		in := introduction(t, next)
+		in.Certificate = certificate
+		b, err := rotation.New(domain, rotation.Pins{Log: h.VerifierKeys(), Root: thumb, Keys: set})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = b.Learn([]rotation.Entry{h.says(rotation.Introduced, in)})
+		return b, err
+	}
+	certify := func(root crypto.Signer, domain, kid string, until int64) string {
+		c, err := rotation.Certify(root, rand.Reader, domain, kid, until)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	good := certify(root, domain, kid, 1300)
+	b, err := learn(good)
+	if err != nil || b.Keys(at).Key(kid) == nil {
+		t.Fatalf("a certified key is not learned: %v", err)
+	}
+	if b.Keys(time.Unix(1300, 0)).Key(kid) != nil {
+		t.Error("a key counts after its certificate has ended")
+	}
+	in := introduction(t, next)
+	in.Certificate = certify(root, domain, kid, 1600)
+	if _, err := b.Learn([]rotation.Entry{h.says(rotation.Introduced, in)}); err != nil || b.Keys(time.Unix(1300, 0)).Key(kid) == nil {
+		t.Errorf("a key that was certified anew does not count: %v", err)
+	}
+	thief, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, _ := token.Thumbprint(pinned)
+	stop, err := token.SignStatement([]byte(`{"exec":"e1"}`), root, rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, certificate := range map[string]string{
+		"none":              "",
+		"by another key":    certify(thief, domain, kid, 1300),
+		"of another key":    certify(root, domain, first, 1300),
+		"of another domain": certify(root, "other.invalid", kid, 1300),
+		"without an end":    certify(root, domain, kid, 0),
+		"cut off":           good[:len(good)-4],
+		"another statement": stop,
+	} {
+		if b, err := learn(certificate); err == nil || b.Keys(at).Key(kid) != nil {
+			t.Errorf("a key was introduced with a certificate that is %s", name)
+		}
 	}
 }
 
