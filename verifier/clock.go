@@ -1,6 +1,10 @@
 package verifier
 
-import "github.com/writ-attestation/writ/verifier/protocol"
+import (
+	"time"
+
+	"github.com/writ-attestation/writ/verifier/protocol"
+)
 
 // ClockSound refuses while the wall clock cannot be trusted: it was stepped
 // against the time since boot, or is behind the log. A clock set back would
@@ -12,6 +16,9 @@ func (s *Service) ClockSound() error {
 	}
 	return nil
 }
+
+// ClockStep is by how much the wall clock was stepped since the verifier started.
+func (s *Service) ClockStep() time.Duration { return s.clock.Step(s.cfg.Now(), s.cfg.SinceBoot()) }
 
 // State is a node's state as it counts now. While the clock cannot be trusted no
 // deadline can be said not to have passed, so nothing is legitimate.

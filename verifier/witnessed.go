@@ -2,7 +2,10 @@ package verifier
 
 import (
 	"context"
+	"fmt"
+	"time"
 
+	"github.com/writ-attestation/writ/verifier/bundle"
 	"github.com/writ-attestation/writ/verifier/ledger"
 )
 
@@ -30,4 +33,29 @@ func (s *Service) recallWitnessed(ctx context.Context) {
 	if err != nil {
 		s.cfg.Slog.ErrorContext(ctx, "the stored cosigned checkpoint is not taken up", "error", err)
 	}
+}
+
+// Cosignature says how far one of the configured witnesses has cosigned the log, by
+// the latest checkpoint that was kept. The zero Size and At: it has not.
+type Cosignature struct {
+	Witness string
+	Size    uint64
+	At      time.Time
+}
+
+// Cosignatures lists every configured witness.
+func (s *Service) Cosignatures() ([]Cosignature, error) {
+	policy, err := bundle.ParsePolicy(s.cfg.Witnesses)
+	if err != nil {
+		return nil, fmt.Errorf("reading the witnesses: %w", err)
+	}
+	note, vkeys := s.log.Cosigned(), s.log.VerifierKeys()
+	out := make([]Cosignature, len(policy.Witnesses))
+	for i, w := range policy.Witnesses {
+		out[i].Witness = w.Name
+		if c, at, err := ledger.OpenCosigned(note, w.Key, vkeys...); err == nil {
+			out[i].Size, out[i].At = c.Size, at
+		}
+	}
+	return out, nil
 }

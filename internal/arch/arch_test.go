@@ -95,6 +95,7 @@ var owners = map[string]string{
 	"github.com/labstack/echo/v4":         "verifier/api",
 	"golang.org/x/time":                   "verifier/api",
 	"github.com/prometheus/client_golang": "verifier/api",
+	"github.com/prometheus/client_model":  "verifier/api",
 	"github.com/spf13/cobra":              "cmd/",
 	"github.com/pelletier/go-toml/v2":     "cmd/",
 	"github.com/cenkalti/backoff/v5":      "attestor enclave cmd/",

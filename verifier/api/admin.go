@@ -42,6 +42,7 @@ type probe struct {
 	mu   sync.Mutex
 	at   time.Time
 	last []check
+	took time.Duration // of an empty transaction
 }
 
 type check struct {
@@ -66,7 +67,9 @@ func (p *probe) run(ctx context.Context, s *Server) []check {
 	keys := s.svc.Signs()
 	// A draft without a change takes the way of every other: the store's lock,
 	// the guard, the clock.
+	began := time.Now()
 	_, log := s.svc.Log().Append(ctx, ledger.Draft{Build: func(ledger.Slot) (ledger.Change, error) { return ledger.Change{}, nil }})
+	p.took = time.Since(began)
 	g, err := s.svc.Governance(ctx)
 	switch {
 	case err != nil:
@@ -81,6 +84,13 @@ func (p *probe) run(ctx context.Context, s *Server) []check {
 	}
 	p.last, p.at = []check{{"keys", keys}, {"log", log}, {"clock", s.svc.ClockSound()}, {"governance", frozen}, {"serving", stopping}}, time.Now()
 	return p.last
+}
+
+// commit is how long the last empty transaction took.
+func (p *probe) commit() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.took
 }
 
 func (s *Server) version(q *call) error {

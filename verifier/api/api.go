@@ -80,6 +80,7 @@ type Server struct {
 	proofs  replay.Memory
 	metrics *metrics
 	ready   probe
+	figures figures
 	openapi []byte
 	pages   *console.Pages
 

@@ -84,6 +84,7 @@ func (s *Server) stopped(q *call) error {
 	if err != nil {
 		return err
 	}
+	s.metrics.stopped(stop)
 	return q.answer(protocol.Stopped{Receipt: receipt})
 }
 

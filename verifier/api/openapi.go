@@ -128,6 +128,10 @@ func (d described) schema(t reflect.Type) map[string]any {
 		return map[string]any{"type": "string"}
 	case reflect.Bool:
 		return map[string]any{"type": "boolean"}
+	case reflect.Float64:
+		return map[string]any{"type": "number"}
+	case reflect.Map:
+		return map[string]any{"type": "object", "additionalProperties": d.schema(t.Elem())}
 	case reflect.Slice:
 		return map[string]any{"type": "array", "items": d.schema(t.Elem())}
 	case reflect.Struct:

@@ -20,6 +20,7 @@ type route struct {
 	browser      bool   // an operator's session counts, too: as a credential, or where anybody may read, for what more to show
 	leaves       bool   // it only ends the session
 	cost         int    // public: of one call, in reads; 0: one
+	page         string // of [console.Names]: the route is there only while this page is open
 	query        string // the parameters it takes, separated by spaces; "*": any
 	in           string // media type of the body; "": it takes none
 	max          int64  // bytes of the body
@@ -72,6 +73,7 @@ func (s *Server) publicRoutes() []route {
 		{method: get, path: "/log/checkpoint", auth: public, out: mediaText, name: "checkpoint", about: "The log's signed checkpoint (c2sp.org/tlog-checkpoint).", handle: s.checkpoint},
 		{method: get, path: "/log/tile/*", auth: public, out: mediaBytes, name: "tile", about: "A tile of hashes (c2sp.org/tlog-tiles).", handle: s.tile},
 		entries,
+		{method: get, path: "/v1/public/health", auth: public, page: "health", cost: healthCost, out: mediaJSON, name: "health", about: "The figures of /health, where that page is open.", gives: protocol.Health{}, handle: s.health},
 		{method: get, path: "/log/proof/:index", auth: public, out: mediaText, name: "proof", about: "The proof of one entry (c2sp.org/tlog-proof).", handle: s.proof},
 
 		{method: get, path: "/v1/events", auth: operator, roles: parties, stream: true, out: mediaEvents, name: "feed", about: "Follow the signed events that end any node's tokens.", handle: s.feed},

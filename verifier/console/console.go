@@ -115,11 +115,14 @@ func pack(name string, b []byte) *file {
 	return f
 }
 
+// Open reports whether a page is open.
+func (p *Pages) Open(name string) bool { return slices.Contains(p.open, name) }
+
 // Page answers for the page called name: its frame, or 404 and a page that says so.
 func (p *Pages) Page(w http.ResponseWriter, r *http.Request, name string) {
 	headers(w.Header(), name)
 	w.Header().Set("Cache-Control", "no-cache")
-	if !slices.Contains(p.open, name) {
+	if !p.Open(name) {
 		p.write(w, r, p.files["closed.html"], http.StatusNotFound)
 		return
 	}

@@ -36,6 +36,17 @@ func (g *ClockGuard) Check(wall time.Time, sinceBoot time.Duration) error {
 	return g.stepped
 }
 
+// Step returns by how much the wall clock has been stepped since the time was first
+// read or last confirmed.
+func (g *ClockGuard) Step(wall time.Time, sinceBoot time.Duration) time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.started {
+		return 0
+	}
+	return wall.Round(0).Add(-sinceBoot).Sub(g.booted)
+}
+
 // Confirm accepts the time as it is now.
 func (g *ClockGuard) Confirm(wall time.Time, sinceBoot time.Duration) {
 	g.mu.Lock()

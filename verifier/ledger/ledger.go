@@ -216,6 +216,9 @@ func (l *Log) Close() error {
 	return l.guard.close()
 }
 
+// Waiting returns the number of drafts that no transaction has taken yet.
+func (l *Log) Waiting() int { return l.queue.length() }
+
 // VerifierKey returns the key that relying parties pin, see [VerifierKey].
 func (l *Log) VerifierKey() string { return l.vkeys[0] }
 

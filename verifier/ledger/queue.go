@@ -70,6 +70,12 @@ func (q *queue) remove(r *request) bool {
 	return false
 }
 
+func (q *queue) length() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.urgent) + len(q.normal)
+}
+
 // close refuses what comes and drops what waits.
 func (q *queue) close() {
 	q.mu.Lock()

@@ -31,6 +31,17 @@ func (l *Log) Witnessed(ctx context.Context, note []byte) error {
 	return nil
 }
 
+// Cosigned returns the latest checkpoint that witnesses have cosigned, with their
+// signatures; nil when there is none.
+func (l *Log) Cosigned() []byte {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.witnessed == nil {
+		return nil
+	}
+	return l.witnessed.note
+}
+
 // provable is the head that an entry is proven under: the cosigned one when it
 // has the entry.
 func (l *Log) provable(index uint64) *head {

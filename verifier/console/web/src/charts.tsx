@@ -26,7 +26,7 @@ export function Line({ label, unit, series, height = 150 }: { label: string; uni
   const draw = (p: Plot): PlotOptions => ({
     height, marginLeft: 48, marginRight: series.length > 1 ? 84 : 16, x: { type: 'utc', label: null }, y: { label: unit, nice: true, zero: true, tickFormat: figure },
     marks: [
-      p.gridY({ ticks: 4, stroke: 'var(--line)', strokeOpacity: 1 }), p.axisY({ ticks: 4, tickSize: 0, tickFormat: figure }), p.axisX({ ticks: 4, tickSize: 3, label: null }),
+      p.gridY({ ticks: 4, stroke: 'var(--line)', strokeOpacity: 1 }), p.axisY({ ticks: 4, tickSize: 0, tickFormat: figure }), p.axisX({ ticks: 4, tickSize: 3, label: null, tickFormat: clock(series.flatMap(s => s.points.map(q => q.at))) }),
       ...series.flatMap((s, i) => [
         p.lineY(s.points, { x: d => time(d.at), y: 'value', stroke: 'var(--accent)', strokeDasharray: dashes[i % dashes.length], strokeWidth: 1.75 }),
         ...series.length > 1 && s.points.length ? [p.text([s.points[s.points.length - 1]], { x: d => time(d.at), y: 'value', text: () => s.name, textAnchor: 'start', dx: 6 })] : [],
@@ -41,16 +41,16 @@ export function Bars({ label, unit, bars }: { label: string; unit: string; bars:
   const draw = (p: Plot, width: number): PlotOptions => {
     const left = Math.min(8 + 6.5 * Math.max(...bars.map(b => b.name.length)), width * .45)
     return {
-      height: 28 + 24 * bars.length, marginLeft: left, marginRight: 52, marginTop: 4, marginBottom: 24, x: { label: unit, nice: true, zero: true }, y: { label: null, domain: bars.map(b => b.name), padding: .3 },
+      height: 8 + 24 * bars.length, marginLeft: left, marginRight: 52, marginTop: 4, marginBottom: 4, x: { axis: null, zero: true }, y: { label: null, domain: bars.map(b => b.name), padding: .3 },
       marks: [
         p.barX(bars, { x: 'value', y: 'name', fill: (b: Bar) => b.tone ?? 'accent' }),
         p.text(bars, { x: 'value', y: 'name', text: (b: Bar) => figure(b.value), textAnchor: 'start', dx: 5 }),
-        p.axisY({ tickSize: 0, label: null, tickFormat: (n: string) => cut(n, left) }), p.ruleX([0], { stroke: 'var(--soft)' }), p.axisX({ ticks: 4, tickSize: 3, label: unit, tickFormat: figure }),
+        p.axisY({ tickSize: 0, label: null, tickFormat: (n: string) => cut(n, left) }), p.ruleX([0], { stroke: 'var(--soft)' }),
       ],
       color: tones,
     }
   }
-  return <Picture label={label} empty={!bars.length} draw={draw} of={bars}><Table head={['Name', unit]} rows={bars.map(b => [b.name, figure(b.value)])} /></Picture>
+  return <Picture label={`${label} (${unit})`} empty={!bars.length} draw={draw} of={bars}><Table head={['Name', unit]} rows={bars.map(b => [b.name, figure(b.value)])} /></Picture>
 }
 
 /** What each row was, from when to when. */
@@ -65,7 +65,7 @@ export function Timeline({ label, spans }: { label: string; spans: Span[] }) {
       marks: [
         p.barX(spans, { x1: (s: Span) => time(s.from), x2: (s: Span) => time(s.to), y: 'row', fill: (s: Span) => s.tone ?? 'accent', insetLeft: .5, insetRight: .5, title: (s: Span) => `${s.state}, ${moment(s.from)} to ${moment(s.to)}` }),
         p.text(spans.filter(s => room(s) > 6.5 * s.state.length + 8), { x: (s: Span) => time((s.from + s.to) / 2), y: 'row', text: 'state', fill: 'var(--bg)', fontWeight: 600 }),
-        p.axisY({ tickSize: 0, label: null, tickFormat: (n: string) => cut(n, left) }), p.axisX({ ticks: 4, tickSize: 3, label: null }),
+        p.axisY({ tickSize: 0, label: null, tickFormat: (n: string) => cut(n, left) }), p.axisX({ ticks: 4, tickSize: 3, label: null, tickFormat: clock([first, last]) }),
       ],
       color: tones,
     }
@@ -74,6 +74,12 @@ export function Timeline({ label, spans }: { label: string; spans: Span[] }) {
 }
 
 const tones: PlotOptions['color'] = { type: 'ordinal', domain: ['good', 'bad', 'warn', 'soft', 'accent'], range: (['good', 'bad', 'warn', 'soft', 'accent'] as const).map(colour) }
+
+/** Ticks as times of the day, or as dates where the picture covers days; UTC. */
+function clock(at: number[]) {
+  const days = at.length > 0 && Math.max(...at) - Math.min(...at) > 36 * 3600
+  return (d: Date) => days ? d.toISOString().slice(5, 10) : d.toISOString().slice(11, 16)
+}
 
 function cut(name: string, room: number) {
   const most = Math.floor((room - 8) / 6.5)

@@ -4,6 +4,7 @@ import { Frame, Trouble } from './widgets'
 
 /** Every page: its view is loaded when it is opened. */
 const pages: Record<string, () => Promise<{ default: ComponentType }>> = {
+  health: () => import('./pages/health'),
   proof: () => import('./pages/proof'),
 }
 

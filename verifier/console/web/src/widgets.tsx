@@ -6,6 +6,7 @@ const states: Record<string, [shape: string, tone: string]> = {
   initialized: ['◌', 'soft'], verified: ['✓', 'good'], synchronized: ['●', 'good'], constrained: ['◐', 'warn'],
   'elevated-assurance': ['◆', 'good'], 'fail-closed-restricted': ['❚', 'bad'], 'execution-terminated': ['✕', 'bad'],
   pass: ['✓', 'good'], fail: ['✕', 'bad'], skipped: ['–', 'warn'],
+  ok: ['✓', 'good'], failed: ['✕', 'bad'], ready: ['✓', 'good'], 'not ready': ['✕', 'bad'],
   denied: ['✕', 'bad'], invalid: ['✕', 'bad'], partial: ['◐', 'warn'],
 }
 
