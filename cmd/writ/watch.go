@@ -27,6 +27,11 @@ another history, ends this with exit code 6; the contradicting checkpoint is the
 beside it, as FILE.conflict: both are signed, and together they prove it to
 anybody. What is not reachable is tried again.
 
+Where a domain has several verifiers (several log keys in the trust file), one may
+be behind another. Less than was seen is then no divergence as long as it is proven
+to be where the log once was, or can be when it has caught up (FILE.lag keeps what
+is not proven yet), within --max-age, or a minute.
+
 With --max-age, a log that stands still ends this too: somebody may be showing
 an old state to this watcher alone. A log is as old as its newest entry or
 its newest cosignature by a witness of the trust file; where neither can be read,
@@ -78,7 +83,7 @@ type watch struct {
 // looked is what one look at a log found.
 type looked struct {
 	Origin   string `json:"origin"`
-	Result   string `json:"result"` // first, same, extends, stale, diverged
+	Result   string `json:"result"` // first, same, extends, behind, stale, diverged
 	Size     uint64 `json:"size"`
 	Root     string `json:"root"`
 	Before   uint64 `json:"before"`           // size that was seen before
@@ -149,11 +154,16 @@ func (w *watch) compare(ctx context.Context, r *ledger.Remote, found *looked) er
 		return exit(exitInvalid, fmt.Errorf("reading %s: %w", w.seen, err), "it is not what this trust file's log has signed; give each log a file of its own")
 	}
 	found.Before = last.Size
-	if err := r.Extends(ctx, last); err != nil {
-		if errors.Is(err, ledger.ErrDiverged) {
-			found.Result, found.Conflict = "diverged", w.seen+".conflict"
-			err = errors.Join(err, durable.WriteFile(found.Conflict, r.Note, 0o644))
-		}
+	if r.Size < last.Size && w.several() {
+		return w.behind(ctx, raw, r, found)
+	}
+	switch err := r.Extends(ctx, last); {
+	case errors.Is(err, ledger.ErrNotFound) && w.several():
+		return w.lags(r.Note, false, found) // its tiles are those of another verifier, which is behind
+	case err != nil:
+		return w.diverged(err, r.Note, found)
+	}
+	if err := w.caughtUp(ctx, r, found); err != nil {
 		return err
 	}
 	if found.Result = "same"; r.Size == last.Size {
@@ -219,6 +229,8 @@ func (w *watch) tell(cmd *cobra.Command, l *looked) (err error) {
 		_, err = fmt.Fprintf(out, "%s: first seen at size %d, root %s\n", l.Origin, l.Size, l.Root)
 	case l.Result == "extends":
 		_, err = fmt.Fprintf(out, "%s: size %d extends %d, root %s\n", l.Origin, l.Size, l.Before, l.Root)
+	case l.Result == "behind":
+		_, err = fmt.Fprintf(out, "%s: size %d, behind size %d, which another verifier has shown\n", l.Origin, l.Size, l.Before)
 	case l.Result == "diverged":
 		_, err = fmt.Fprintf(out, "%s: DIVERGED: %s (size %d) and %s (size %d) are both signed by the log\n", l.Origin, w.seen, l.Before, l.Conflict, l.Size)
 	}

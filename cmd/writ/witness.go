@@ -35,6 +35,10 @@ and it extends the last one cosigned, which is on disk before the answer goes
 out. It listens on loopback; put a server with TLS in front. The witness's key,
 as tlog policies name it, is printed at the start.
 
+GET /checkpoint/SUM, the SHA-256 of a log's origin in hexadecimal, shows what was
+cosigned last. A log that tells another history of that size leaves its checkpoint
+beside it in the directory, as .conflict.
+
 The directory must never be put back to an older state: that is what a witness
 is for.`,
 		Example: "  writ log witness --trust b.trust.json --name witness.a.example --key witness.key --create-key --dir /var/lib/writ-witness",
@@ -122,6 +126,17 @@ func (s *witness) run(cmd *cobra.Command, listen string) error {
 
 func (s *witness) handler() http.Handler {
 	mux := http.NewServeMux()
+	// What the witness has cosigned last of a log, by the SHA-256 of its origin: a log
+	// that is refused can hold it against its own history.
+	mux.HandleFunc("GET /checkpoint/{origin}", func(w http.ResponseWriter, r *http.Request) {
+		note, err := s.last(r.PathValue("origin"))
+		if err != nil {
+			http.Error(w, http.StatusText(witnessStatus(err)), witnessStatus(err))
+			return
+		}
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		_, _ = w.Write(note)
+	})
 	mux.HandleFunc("POST /add-checkpoint", func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 1<<20))
 		if err != nil {
@@ -173,6 +188,37 @@ func witnessStatus(err error) int {
 	return http.StatusInternalServerError
 }
 
+// path is where the last checkpoint of a log is kept.
+func (s *witness) path(origin string) string {
+	return filepath.Join(s.dir, fmt.Sprintf("%x.checkpoint", sha256.Sum256([]byte(origin))))
+}
+
+// last is the checkpoint that was cosigned last of the log whose origin has a SHA-256.
+func (s *witness) last(sum string) ([]byte, error) {
+	for origin := range s.logs {
+		if fmt.Sprintf("%x", sha256.Sum256([]byte(origin))) == sum {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			note, err := os.ReadFile(s.path(origin))
+			if errors.Is(err, fs.ErrNotExist) {
+				err = errUnknownLog
+			}
+			return note, err
+		}
+	}
+	return nil, errUnknownLog
+}
+
+// split keeps a checkpoint of the size cosigned last that has another root: with that
+// one it proves that the log tells two histories.
+func (s *witness) split(path string, last ledger.Checkpoint, sub ledger.Submission, vkeys []string) error {
+	next, err := ledger.OpenCheckpoint(sub.Note, vkeys...)
+	if err != nil || last.Origin == "" || next.Size != last.Size || next.Root == last.Root {
+		return nil
+	}
+	return durable.WriteFile(path+".conflict", sub.Note, 0o600)
+}
+
 // add cosigns a submission: check, store, then sign.
 func (s *witness) add(body []byte) ([]byte, error) {
 	sub, err := ledger.ParseSubmission(body)
@@ -185,7 +231,7 @@ func (s *witness) add(body []byte) ([]byte, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	path := filepath.Join(s.dir, fmt.Sprintf("%x.checkpoint", sha256.Sum256([]byte(sub.Origin()))))
+	path := s.path(sub.Origin())
 	var last ledger.Checkpoint
 	raw, err := os.ReadFile(path)
 	if err == nil {
@@ -193,6 +239,9 @@ func (s *witness) add(body []byte) ([]byte, error) {
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("reading the last checkpoint: %w", err)
+	}
+	if err := s.split(path, last, sub, vkeys); err != nil {
+		return nil, err
 	}
 	next, err := sub.Admit(last, vkeys...)
 	if errors.Is(err, ledger.ErrStale) {

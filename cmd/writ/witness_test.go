@@ -1,16 +1,20 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/writ-attestation/writ/verifier/bundle"
 	"github.com/writ-attestation/writ/verifier/ledger"
+	"github.com/writ-attestation/writ/verifier/store/storetest"
 	rounds "github.com/writ-attestation/writ/verifier/witness"
 )
 
@@ -77,14 +81,92 @@ func TestWitnessRound(t *testing.T) {
 	if err := round(l).Once(t.Context()); err != nil || !cosigned(l, 12) { // a verifier that forgot the size
 		t.Errorf("after a restart: %v", err)
 	}
-	for n := range 2 { // smaller than what was cosigned, then larger
-		if err := round(fork).Once(t.Context()); !errors.Is(err, rounds.ErrSplit) || cosigned(fork, 0) {
+	larger := auditedLog(t)
+	grow(t, larger, "b", 27)
+	for _, fork := range []*ledger.Log{fork, larger} { // than what was cosigned
+		if err := round(fork).Once(t.Context()); !errors.Is(err, rounds.ErrSplit) || !errors.Is(err, ledger.ErrRolledBack) || cosigned(fork, 0) {
 			t.Errorf("a forked log: %v", err)
 		}
-		grow(t, fork, "b", 20+n)
+		if err := appends(t, fork); !errors.Is(err, ledger.ErrRolledBack) {
+			t.Errorf("a log that a witness has shown to be a fork goes on: %v", err)
+		}
+	}
+	if err := appends(t, l); err != nil {
+		t.Errorf("the history that was cosigned is frozen: %v", err)
 	}
 	server.Close()
 	if err := r.Once(t.Context()); err == nil {
 		t.Error("no witness answers, and the round does not say so")
+	}
+}
+
+// appends tries to add an entry.
+func appends(t *testing.T, l *ledger.Log) error {
+	t.Helper()
+	_, err := l.Append(t.Context(), ledger.Draft{Build: func(ledger.Slot) (ledger.Change, error) {
+		return ledger.Change{Entries: []ledger.Entry{{Kind: "test.made"}}}, nil
+	}})
+	return err
+}
+
+// TestWitnessCannotFreeze: a witness that refuses everything and shows checkpoints
+// which the log has not signed, or which it extends, stops nothing.
+func TestWitnessCannotFreeze(t *testing.T) {
+	t.Parallel()
+	l := auditedLog(t)
+	grow(t, l, "a", 5)
+	old := l.Checkpoint()
+	grow(t, l, "a", 5)
+	stranger, err := ledger.Open(t.Context(), ledger.Config{Store: storetest.NewMemory(), Origin: auditedOrigin, Key: testKey(7), GuardFile: filepath.Join(t.TempDir(), "guard")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stranger.Close()
+	grow(t, stranger, "b", 20)
+	w, err := ledger.NewWitness("witness.invalid", testKey(9))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, note := range map[string][]byte{"another key's": stranger.Checkpoint(), "none": nil, "an older one": old} {
+		server := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodPost {
+				rw.WriteHeader(http.StatusUnprocessableEntity)
+			}
+			_, _ = rw.Write(note)
+		}))
+		policy, err := bundle.ParsePolicy(fmt.Sprintf("witness w1 %s %s\nquorum w1\n", w.VerifierKey(), server.URL))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := rounds.New(rounds.Config{Log: l, Policy: policy, Slog: slog.New(slog.DiscardHandler)})
+		if err := r.Once(t.Context()); !errors.Is(err, rounds.ErrSplit) || errors.Is(err, ledger.ErrRolledBack) {
+			t.Errorf("%s: %v", what, err)
+		}
+		if err := appends(t, l); err != nil {
+			t.Errorf("%s: the log is frozen by it: %v", what, err)
+		}
+		server.Close()
+	}
+}
+
+// TestWitnessKeepsASplitView: two checkpoints of one size are the proof for anybody.
+func TestWitnessKeepsASplitView(t *testing.T) {
+	t.Parallel()
+	l, fork := auditedLog(t), auditedLog(t)
+	grow(t, l, "a", 5)
+	grow(t, fork, "b", 5)
+	w, err := ledger.NewWitness("witness.invalid", testKey(9))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &witness{Witness: w, dir: t.TempDir(), logs: map[string][]string{auditedOrigin: {l.VerifierKey()}}, now: time.Now}
+	for _, x := range []*ledger.Log{l, fork} {
+		_, err := s.add(ledger.Submission{Note: x.Checkpoint()}.Marshal())
+		if (err == nil) != (x == l) {
+			t.Errorf("cosigned: %v", err)
+		}
+	}
+	if kept := readFile(t, s.path(auditedOrigin)+".conflict"); !bytes.Equal(kept, fork.Checkpoint()) {
+		t.Errorf("kept is %q", kept)
 	}
 }

@@ -33,6 +33,12 @@ func OpenRemote(ctx context.Context, fetch Fetch, vkeys ...string) (*Remote, err
 	if err != nil {
 		return nil, fmt.Errorf("reading the checkpoint: %w", err)
 	}
+	return RemoteAt(fetch, note, vkeys...)
+}
+
+// RemoteAt is the log under a signed checkpoint that was read before: it may not
+// show so much any more.
+func RemoteAt(fetch Fetch, note []byte, vkeys ...string) (*Remote, error) {
 	c, err := OpenCheckpoint(note, vkeys...)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrKey, err)

@@ -1,14 +1,16 @@
 // Package witness has a log's checkpoints cosigned: the client's side of
 // c2sp.org/tlog-witness, add-checkpoint.
 //
-// A witness that refuses is reported and never believed: it shows no bytes that
-// the log has signed, so it cannot stop a log (security rule 25). What it does
-// not cosign lacks its cosignature, which those who demand one will see.
+// A witness that refuses is reported and never believed. It is asked what it has
+// cosigned last instead: a checkpoint that this log has signed and contradicts
+// freezes the log, which no other word of a witness does (security rule 25). What it
+// does not cosign lacks its cosignature, which those who demand one will see.
 package witness
 
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -88,6 +90,9 @@ func (r *Round) Once(ctx context.Context) error {
 		if err == nil {
 			_, _, err = ledger.OpenCosigned(append(bytes.Clone(note), line...), w.Key, vkeys...)
 		}
+		if errors.Is(err, ErrSplit) {
+			err = errors.Join(err, r.confront(ctx, w))
+		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("asking witness %s about size %d: %w", w.Name, c.Size, err))
 			continue
@@ -138,6 +143,33 @@ func (r *Round) ask(ctx context.Context, w bundle.PolicyWitness, note []byte, c 
 		}
 	}
 	return nil, errors.New("its size changes from answer to answer: is it asked by another verifier too?")
+}
+
+// confront holds what a witness has cosigned last against the log. Nothing comes of
+// what the log's keys have not signed, nor of a witness that does not show it.
+func (r *Round) confront(ctx context.Context, w bundle.PolicyWitness) error {
+	origin, _, _ := strings.Cut(string(r.cfg.Log.Checkpoint()), "\n")
+	note, err := r.get(ctx, fmt.Sprintf("%s/checkpoint/%x", strings.TrimSuffix(w.URL, "/"), sha256.Sum256([]byte(origin))))
+	if err != nil {
+		return fmt.Errorf("asking what it has cosigned: %w", err)
+	}
+	return r.cfg.Log.Confront(ctx, note)
+}
+
+func (r *Round) get(ctx context.Context, url string) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := r.http.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("it answered with status %d", resp.StatusCode)
+	}
+	return io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 }
 
 func (r *Round) post(ctx context.Context, url string, body []byte) (int, []byte, error) {
