@@ -15,7 +15,7 @@ import (
 // pool, while a transaction holds its only connection, would wait for ever.
 type writeStmts struct {
 	begin, commit, rollback *sql.Stmt
-	head, rows              *sql.Stmt
+	head, row, rows         *sql.Stmt
 	insertHead, moveHead    *sql.Stmt
 	insertTile, deleteRow   *sql.Stmt
 	insertEntry, putRow     many
@@ -25,6 +25,9 @@ type writeStmts struct {
 // atOnce is how many rows one statement writes where there are so many: each
 // statement costs as much as a row.
 const atOnce = 16
+
+// fewKeys are read one by one: below it, a statement for all of them costs more.
+const fewKeys = 2
 
 const (
 	insertEntry = `INSERT INTO log_entries (seq, at, kind, subject, leaf_hash, data) VALUES `
@@ -65,6 +68,7 @@ func (w *writeStmts) each(f func(stmt **sql.Stmt, query string) error) error {
 		{&w.commit, `COMMIT`},
 		{&w.rollback, `ROLLBACK`},
 		{&w.head, selectHead},
+		{&w.row, selectRow},
 		{&w.rows, `SELECT s.kind, s.id, s.value FROM json_each(?) k CROSS JOIN state s ON s.kind = k.value->>0 AND s.id = k.value->>1`},
 		{&w.insertHead, `INSERT INTO log_head (id, size, root, at, note) VALUES (1, ?, ?, ?, ?)`},
 		{&w.moveHead, `UPDATE log_head SET size = ?, root = ?, at = ?, note = ? WHERE id = 1 AND size = ?`},
@@ -139,6 +143,11 @@ type sqliteTx struct {
 func (tx *sqliteTx) Head() ledger.Head { return tx.head }
 
 func (tx *sqliteTx) Rows(keys []ledger.Key) ([]ledger.Put, error) {
+	if len(keys) <= fewKeys {
+		return scanRows(keys, func(k ledger.Key) *sql.Row {
+			return tx.store.stmts.row.QueryRowContext(tx.ctx, k.Kind, k.ID)
+		})
+	}
 	list := make([][2]string, len(keys))
 	for i, k := range keys {
 		list[i] = [2]string{k.Kind, k.ID}
