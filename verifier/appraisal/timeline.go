@@ -55,11 +55,11 @@ func (t *trace) components() []Component {
 	}
 	var out []Component
 	for pcr := range 24 {
-		why := r.uncompared(pcr)
+		judgement, why := r.uncompared(pcr)
 		for _, e := range r.events(pcr) {
 			c, ok := t.found[e.Index]
 			if !ok {
-				c = component(e, ComponentUnjudged, why)
+				c = component(e, judgement, why)
 			}
 			out = append(out, c)
 		}
@@ -68,21 +68,24 @@ func (t *trace) components() []Component {
 	return out
 }
 
-// uncompared says why the events of a PCR were compared with nothing.
-func (r *run) uncompared(pcr int) string {
+// uncompared says what the events of a PCR are that were compared with nothing, and
+// why they were not: unknown where the log explains nothing of what was quoted.
+func (r *run) uncompared(pcr int) (judgement, why string) {
 	if r.set == nil {
-		return "there is no reference set to judge by"
+		return ComponentUnjudged, "there is no reference set to judge by"
 	}
 	switch rule := r.set.PCR(pcr); {
 	case r.quoteOnly():
-		return "the set judges bare PCR values (quote-only)"
+		return ComponentUnjudged, "the set judges bare PCR values (quote-only)"
 	case !slices.Contains(r.quote.PCRs, pcr):
-		return fmt.Sprintf("PCR %d is not quoted", pcr)
+		return ComponentUnjudged, fmt.Sprintf("PCR %d is not quoted", pcr)
 	case rule == nil:
-		return fmt.Sprintf("the set has no rule for PCR %d", pcr)
+		return ComponentUnknown, fmt.Sprintf("the set has no rule for PCR %d", pcr)
+	case rule.Rule == reference.Ignore:
+		return ComponentUnjudged, r.unjudged(rule)
 	case !r.proven(pcr):
-		return fmt.Sprintf("the log does not replay to the quoted value of PCR %d", pcr)
+		return ComponentUnknown, fmt.Sprintf("the log does not replay to the quoted value of PCR %d", pcr)
 	default:
-		return r.unjudged(rule)
+		return ComponentUnjudged, r.unjudged(rule)
 	}
 }

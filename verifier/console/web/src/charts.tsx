@@ -86,7 +86,7 @@ function cut(name: string, room: number) {
   return name.length > most ? name.slice(0, most - 1) + '…' : name
 }
 
-function Picture({ label, empty, draw, of, children }: { label: string; empty: boolean; draw: (p: Plot, width: number) => PlotOptions; of: unknown; children: ComponentChildren }) {
+export function Picture({ label, empty, draw, of, children }: { label: string; empty: boolean; draw: (p: Plot, width: number) => PlotOptions; of: unknown; children: ComponentChildren }) {
   const box = useRef<HTMLDivElement>(null)
   const [width, setWidth] = useState(0)
   const [trouble, setTrouble] = useState('')
@@ -115,7 +115,7 @@ function Picture({ label, empty, draw, of, children }: { label: string; empty: b
   </figure>
 }
 
-function Table({ head, rows }: { head: string[]; rows: string[][] }) {
+export function Table({ head, rows }: { head: string[]; rows: string[][] }) {
   return <table>
     <thead><tr>{head.map(h => <th key={h} scope="col">{h}</th>)}</tr></thead>
     <tbody>{rows.map((r, i) => <tr key={i}>{r.map((c, j) => j ? <td key={j}>{c}</td> : <th key={j} scope="row">{c}</th>)}</tr>)}</tbody>

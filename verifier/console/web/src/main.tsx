@@ -5,6 +5,7 @@ import { Frame, Trouble } from './widgets'
 /** Every page: its view is loaded when it is opened. */
 const pages: Record<string, () => Promise<{ default: ComponentType }>> = {
   health: () => import('./pages/health'),
+  console: () => import('./pages/console'),
   proof: () => import('./pages/proof'),
 }
 

@@ -7,6 +7,8 @@ const states: Record<string, [shape: string, tone: string]> = {
   'elevated-assurance': ['◆', 'good'], 'fail-closed-restricted': ['❚', 'bad'], 'execution-terminated': ['✕', 'bad'],
   pass: ['✓', 'good'], fail: ['✕', 'bad'], skipped: ['–', 'warn'],
   ok: ['✓', 'good'], failed: ['✕', 'bad'], ready: ['✓', 'good'], 'not ready': ['✕', 'bad'],
+  grant: ['✓', 'good'], deny: ['✕', 'bad'], affirming: ['✓', 'good'], warning: ['◐', 'warn'], contraindicated: ['✕', 'bad'], none: ['–', 'soft'],
+  allowed: ['✓', 'good'], unknown: ['?', 'warn'], vulnerable: ['!', 'bad'], unjudged: ['–', 'soft'],
   denied: ['✕', 'bad'], invalid: ['✕', 'bad'], partial: ['◐', 'warn'],
 }
 
