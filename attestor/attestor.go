@@ -138,7 +138,7 @@ func New(cfg Config) (*Agent, error) {
 		return nil, fmt.Errorf("starting the agent: %w", err)
 	}
 	if note := a.checkpoint(); note != "" {
-		if a.seen, err = ledger.OpenCheckpoint([]byte(note), cfg.Trust.Log...); err != nil {
+		if a.seen, err = cfg.Trust.OpenCheckpoint([]byte(note)); err != nil {
 			cfg.Log.Warn("the checkpoint kept is not of this domain's log and counts for nothing", "file", filepath.Join(cfg.Dir, checkpointFile), "error", err)
 		}
 	}
@@ -611,7 +611,7 @@ func (a *Agent) checkpoint() string {
 // shows such a verifier: the last one is kept, and sent with the next challenge.
 func (a *Agent) keepCheckpoint(ctx context.Context, receipt string) {
 	_, note, _ := strings.Cut(receipt, "\n\n")
-	c, err := ledger.OpenCheckpoint([]byte(note), a.cfg.Trust.Log...)
+	c, err := a.cfg.Trust.OpenCheckpoint([]byte(note))
 	if err == nil && (c.Size < a.seen.Size || c.Size == a.seen.Size && c.Root != a.seen.Root) {
 		err = fmt.Errorf("it is of size %d, but one of size %d was signed before; the verifier's history was set back", c.Size, a.seen.Size)
 		a.next = nil

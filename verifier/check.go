@@ -79,6 +79,7 @@ type stateCheck struct {
 	verifiers  map[string]bool                      // pseudonyms
 	openings   map[string]uint64                    // commitment -> entry
 	keys       map[string]string                    // purpose -> id, as the last start said
+	ended      map[string]uint64                    // log key that was retired -> entry
 	tokens     tokenKeys
 	state      domainCheck
 	pruned     claimed[ledger.Pruned]
@@ -87,7 +88,7 @@ type stateCheck struct {
 func newStateCheck(r ledger.Reader, domain string) *stateCheck {
 	return &stateCheck{store: r, domain: domain, decisions: map[uint64][]ledger.Problem{}, isOne: map[uint64]bool{}, blobs: map[string]string{}, ids: map[string]string{},
 		nodes: map[string]*nodeCheck{}, over: map[uint64]string{}, halts: map[uint64]int64{}, joins: map[string]*joinCheck{}, references: map[string]claimed[bundle.Reference]{},
-		pending: map[string][]string{}, verifiers: map[string]bool{}, openings: map[string]uint64{}}
+		pending: map[string][]string{}, verifiers: map[string]bool{}, openings: map[string]uint64{}, ended: map[string]uint64{}}
 }
 
 // claimed is a value that an entry says, and which one.

@@ -46,6 +46,10 @@ func (c *stateCheck) takeDomain(index uint64, leaf ledger.Leaf) error {
 		if !c.state.frozen.known {
 			c.state.frozen, c.state.epoch, c.state.since, c.state.generation = say(false, index), say(uint64(0), index), say(uint64(0), index), say(uint64(0), index)
 		}
+	case bundle.VerifierRetired:
+		rec, err := dataOf[bundle.Joined](leaf)
+		c.ended[rec.LogKey] = index
+		return err
 	case bundle.Frozen, bundle.Unfrozen:
 		rec, err := dataOf[bundle.Governance](leaf)
 		if err != nil {
@@ -108,6 +112,10 @@ func (c *stateCheck) takeTokenKey(index uint64, leaf ledger.Leaf) error {
 		if err != nil {
 			return err
 		}
+		if k := c.tokens.find(rec.KID); k != nil { // with another certificate
+			k.Introduced = index
+			return nil
+		}
 		c.tokens.Keys = append(c.tokens.Keys, tokenKey{ID: rec.KID, JWK: rec.JWK, From: rec.From, Introduced: index})
 		if rec.From > leaf.At && !c.verifiers[leaf.Actor] { // not in place of one withdrawn, not by schedule
 			delete(c.pending, "rotate-key")
@@ -169,6 +177,15 @@ func (c *stateCheck) compareDomain(ctx context.Context) error {
 	}
 	if err := c.compareTokenKeys(ctx); err != nil {
 		return err
+	}
+	var ends retiredLogs
+	if err := c.one(ctx, retiredLogsKey, &ends); err != nil {
+		return err
+	}
+	for id, index := range ends {
+		if was, ok := c.ended[id]; index >= c.bare && (!ok || was != index) {
+			c.problem("retired log key "+id, "its row says that entry %d retired it; by the entries it was entry %d", index, was)
+		}
 	}
 	if r := c.given; c.pruned.known && c.pruned.entry >= c.bare {
 		if r.Pruned != c.pruned.value || r.Entry != c.pruned.entry || r.Bare > r.Entries {

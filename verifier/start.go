@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -31,7 +32,7 @@ const (
 func (s *Service) start(ctx context.Context) error {
 	key := ledger.Key{Kind: kindDomain, ID: "keys"}
 	blobs := slices.Concat(s.roots, s.cfg.IAKRoots) // bundles name them by digest
-	_, err := s.log.Append(ctx, ledger.Draft{Keys: []ledger.Key{key, tokenKeysKey, stateKey}, Blobs: blobs, Build: func(slot ledger.Slot) (ledger.Change, error) {
+	_, err := s.log.Append(ctx, ledger.Draft{Keys: []ledger.Key{key, tokenKeysKey, stateKey, retiredLogsKey}, Blobs: blobs, Build: func(slot ledger.Slot) (ledger.Change, error) {
 		have := map[string]string{}
 		if row, ok := slot.Row(key); ok {
 			if err := json.Unmarshal(row, &have); err != nil {
@@ -58,9 +59,18 @@ func (s *Service) start(ctx context.Context) error {
 		if err != nil {
 			return ledger.Change{}, err
 		}
-		retired, err := s.retired(have)
+		if s.ends, _, err = slotRow[retiredLogs](slot, retiredLogsKey); err != nil {
+			return ledger.Change{}, err
+		}
+		retired, ids, err := s.retired(have)
 		if err != nil {
 			return ledger.Change{}, err
+		}
+		for i, id := range ids {
+			s.ends = s.ends.with(id, slot.Index+uint64(len(entries)+i))
+		}
+		if len(ids) > 0 {
+			puts = append(puts, put(retiredLogsKey.Kind, retiredLogsKey.ID, s.ends))
 		}
 		entries = append(entries, retired...)
 		entries = append(entries, s.entry(bundle.VerifierStarted, "verifier/"+s.cfg.Name, "verifier", bundle.Started{Verifier: s.cfg.Name, Build: s.cfg.Build, Keys: have}))
@@ -138,19 +148,54 @@ func (s *Service) joined(have map[string]string) (out []ledger.Entry, err error)
 // retired records peers that are none any more, and returns an entry for each. One
 // that was recorded before and has signed the head all the same went on after its
 // end: then this is no history to go on from.
-func (s *Service) retired(have map[string]string) (out []ledger.Entry, err error) {
+func (s *Service) retired(have map[string]string) (out []ledger.Entry, ids []string, err error) {
 	for _, id := range slices.Compact(slices.Sorted(slices.Values(s.cfg.RetiredLogKeys))) {
 		switch {
 		case have[retiredPurpose+id] != "" && s.log.HeadSignedBy(id):
-			return nil, fmt.Errorf("%w: the retired verifier with the log key %.16s has appended after its end; operators must look at what it wrote", ledger.ErrKey, id)
+			return nil, nil, fmt.Errorf("%w: the retired verifier with the log key %.16s has appended after its end; operators must look at what it wrote", ledger.ErrKey, id)
 		case have[retiredPurpose+id] != "":
 			continue
 		case have[peerPurpose+id] == "" && have[logPurpose] != id:
-			return nil, fmt.Errorf("%w: no verifier with the log key %.16s was ever recorded; only those can be retired", keys.ErrMissing, id)
+			return nil, nil, fmt.Errorf("%w: no verifier with the log key %.16s was ever recorded; only those can be retired", keys.ErrMissing, id)
 		}
 		delete(have, peerPurpose+id)
 		have[retiredPurpose+id] = id
+		ids = append(ids, id)
 		out = append(out, s.entry(bundle.VerifierRetired, "log-key/"+id, "verifier/"+s.cfg.Name, bundle.Joined{LogKey: id}))
 	}
-	return out, nil
+	return out, ids, nil
+}
+
+// retiredLogs are the indexes of the entries that retired log keys, by their ids.
+type retiredLogs map[string]uint64
+
+var retiredLogsKey = ledger.Key{Kind: kindDomain, ID: "retired-logs"}
+
+// with is r and one more; drafts are built again, so r stays as it is.
+func (r retiredLogs) with(id string, index uint64) retiredLogs {
+	out := retiredLogs{id: index}
+	maps.Copy(out, r)
+	return out
+}
+
+// retiredKeys are the keys that a trust file names for what they have signed; nil if
+// there are none.
+func (s *Service) retiredKeys() *bundle.Retired {
+	r := new(bundle.Retired)
+	for _, vkey := range s.log.RetiredKeys() {
+		id, err := ledger.KeyID(s.cfg.Domain+"/log", vkey)
+		if size, ok := s.ends[id]; err == nil && ok {
+			r.Log = append(r.Log, bundle.RetiredLogKey{Key: vkey, Size: size})
+		}
+	}
+	p, now := s.published.Load(), s.cfg.Now()
+	for _, k := range p.rows.Keys {
+		if k.state(p.signer, now) == "retired" {
+			r.TokenKeys = append(r.TokenKeys, bundle.RetiredTokenKey{JWK: k.JWK, From: k.From, Until: k.Until})
+		}
+	}
+	if len(r.Log)+len(r.TokenKeys) == 0 {
+		return nil
+	}
+	return r
 }

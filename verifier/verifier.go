@@ -96,6 +96,7 @@ type Service struct {
 	began time.Time // nothing said before is remembered by the feed
 	sets  sync.Map  // parsed reference sets in force, by digest
 	roots [][]byte
+	ends  retiredLogs
 
 	rootSums []string // hexadecimal SHA-256 of each, as decisions name them
 
@@ -193,7 +194,7 @@ func (s *Service) Log() *ledger.Log { return s.log }
 // Trust is what somebody needs to check this domain's bundles and tokens
 // offline. It is public.
 func (s *Service) Trust(logKeys ...string) (*bundle.Trust, error) {
-	t := &bundle.Trust{V: 1, Domain: s.cfg.Domain, Log: logKeys, Root: s.cfg.KeyIDs[rootPurpose], TokenKeys: s.TokenKeys(), WitnessPolicy: s.cfg.Witnesses}
+	t := &bundle.Trust{V: 1, Domain: s.cfg.Domain, Log: logKeys, Root: s.cfg.KeyIDs[rootPurpose], TokenKeys: s.TokenKeys(), WitnessPolicy: s.cfg.Witnesses, Retired: s.retiredKeys()}
 	if s.cfg.ReferenceThreshold > 1 {
 		t.Threshold = s.cfg.ReferenceThreshold
 	}

@@ -162,16 +162,26 @@ Exit codes: 0 clean; 4 something does not hold, each named; 8 hashes alone;
 	return cmd
 }
 
+// openRemote is [ledger.OpenRemote] by a trust file's keys: the head may be the last one
+// that a verifier signed which has been retired since.
+func openRemote(ctx context.Context, fetch ledger.Fetch, t *bundle.Trust) (*ledger.Remote, error) {
+	note, err := fetch(ctx, "checkpoint")
+	if err != nil {
+		return nil, fmt.Errorf("reading the checkpoint: %w", err)
+	}
+	return ledger.RemoteAt(fetch, note, t.LogKeys(note)...)
+}
+
 func fsckLog(cmd *cobra.Command, o *logFlags, fetch ledger.Fetch, t *bundle.Trust) error {
-	r, err := ledger.OpenRemote(cmd.Context(), fetch, t.Log...)
+	r, err := openRemote(cmd.Context(), fetch, t)
 	if err != nil {
 		return logError(err)
 	}
-	entries := true
-	report, err := r.Fsck(cmd.Context(), true, t.Log...)
+	entries, vkeys := true, t.LogKeys(r.Note)
+	report, err := r.Fsck(cmd.Context(), true, vkeys...)
 	if errors.Is(err, errForbidden) {
 		entries = false
-		report, err = r.Fsck(cmd.Context(), false, t.Log...)
+		report, err = r.Fsck(cmd.Context(), false, vkeys...)
 	}
 	if err != nil {
 		return logError(err)

@@ -32,7 +32,7 @@ func (w *watch) several() bool { return len(w.trust.Log) > 1 }
 // tree of that one. The log is behind if it is the beginning of it, or if nobody
 // can show the tree yet; then it is looked at again by caughtUp.
 func (w *watch) behind(ctx context.Context, seen []byte, r *ledger.Remote, found *looked) error {
-	before, err := ledger.RemoteAt(w.fetch, seen, w.trust.Log...)
+	before, err := ledger.RemoteAt(w.fetch, seen, w.trust.LogKeys(seen)...)
 	if err != nil {
 		return err
 	}
@@ -84,7 +84,7 @@ func (w *watch) caughtUp(ctx context.Context, r *ledger.Remote, found *looked) e
 		return err
 	}
 	for _, note := range l.Unproven {
-		c, err := ledger.OpenCheckpoint([]byte(note), w.trust.Log...)
+		c, err := w.trust.OpenCheckpoint([]byte(note))
 		if err != nil {
 			return fmt.Errorf("reading %s: %w", w.lagFile(), err)
 		}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/writ-attestation/writ/verifier/bundle"
 	"github.com/writ-attestation/writ/verifier/client"
 	"github.com/writ-attestation/writ/verifier/ledger"
 )
@@ -198,7 +199,7 @@ Exit codes: 0 verified; 4 it does not hold.`,
 			if err != nil {
 				return err
 			}
-			p, err := proveEntry(string(proof), trimNewline(entry), t.Log)
+			p, err := proveEntry(string(proof), trimNewline(entry), t)
 			if asJSON {
 				return errors.Join(writeJSON(cmd.OutOrStdout(), p), silently(err))
 			}
@@ -222,8 +223,8 @@ func silently(err error) error {
 	return exit(exitInvalid, nil, "")
 }
 
-func proveEntry(proof string, entry []byte, vkeys []string) (provenEntry, error) {
-	index, cp, err := ledger.CheckProof(proof, entry, vkeys...)
+func proveEntry(proof string, entry []byte, t *bundle.Trust) (provenEntry, error) {
+	index, cp, err := t.CheckProof(proof, entry)
 	var leaf ledger.Leaf
 	if err == nil {
 		leaf, err = ledger.ParseLeaf(entry)

@@ -123,7 +123,7 @@ func (w *watch) follow(cmd *cobra.Command) error {
 
 // look looks at the log once, remembers what it has seen and tells.
 func (w *watch) look(cmd *cobra.Command) error {
-	r, err := ledger.OpenRemote(cmd.Context(), w.fetch, w.trust.Log...)
+	r, err := openRemote(cmd.Context(), w.fetch, w.trust)
 	if err != nil {
 		return err
 	}
@@ -149,7 +149,7 @@ func (w *watch) compare(ctx context.Context, r *ledger.Remote, found *looked) er
 	if err != nil {
 		return fmt.Errorf("reading what was seen: %w", err)
 	}
-	last, err := ledger.OpenCheckpoint(raw, w.trust.Log...)
+	last, err := w.trust.OpenCheckpoint(raw)
 	if err != nil {
 		return exit(exitInvalid, fmt.Errorf("reading %s: %w", w.seen, err), "it is not what this trust file's log has signed; give each log a file of its own")
 	}
@@ -190,7 +190,7 @@ func (w *watch) fresh(ctx context.Context, r *ledger.Remote, found *looked) erro
 // newest is the latest time at which the log is known to have had nothing newer.
 func (w *watch) newest(ctx context.Context, r *ledger.Remote) (at time.Time, err error) {
 	for _, witness := range w.policy.Witnesses {
-		if _, when, err := ledger.OpenCosigned(r.Note, witness.Key, w.trust.Log...); err == nil && when.After(at) {
+		if _, when, err := ledger.OpenCosigned(r.Note, witness.Key, w.trust.LogKeys(r.Note)...); err == nil && when.After(at) {
 			at = when
 		}
 	}

@@ -153,6 +153,7 @@ func TestVerifierJoins(t *testing.T) {
 	}
 	t.Cleanup(atB.Close)
 	tokens := []string{first.Token}
+	receipt := ""
 	renew := func(nonce []byte) []byte {
 		t.Helper()
 		body, err := n.evidence(nonce)
@@ -164,7 +165,8 @@ func TestVerifierJoins(t *testing.T) {
 			t.Fatal(err)
 		}
 		tokens = append(tokens, out.Token)
-		p, err := ledger.ParseProof(out.Receipt)
+		receipt = out.Receipt
+		p, err := ledger.ParseProof(receipt)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -198,6 +200,11 @@ func TestVerifierJoins(t *testing.T) {
 	a.serve()
 	if got := a.entriesOf(bundle.VerifierRetired); len(got) != 1 {
 		t.Errorf("%d verifiers were retired, expected 1", len(got))
+	}
+	if p, err := ledger.ParseProof(receipt); err != nil {
+		t.Error(err)
+	} else if c, err := a.trust(n, keyA).OpenCheckpoint(p.Note); err != nil {
+		t.Errorf("a receipt of the retired verifier, under size %d, by the trust file of now: %v", c.Size, err)
 	}
 	if err := b.start(); err == nil || !strings.Contains(err.Error(), "was retired") {
 		t.Errorf("the retired verifier starts: %v", err)

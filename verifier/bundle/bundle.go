@@ -128,6 +128,7 @@ type Trust struct {
 	EKRoots       []string   `json:"ek_roots"`                      // PEM
 	IAKRoots      []string   `json:"iak_roots,omitempty"`           // PEM; none: no maker of devices is believed
 	WitnessPolicy string     `json:"witness_policy"`                // c2sp.org/tlog-policy; empty: none
+	Retired       *Retired   `json:"retired,omitempty"`             // keys of before
 }
 
 // ParseTrust reads a trust file. White space is free here: people edit it.
@@ -146,6 +147,9 @@ func ParseTrust(b []byte) (*Trust, error) {
 		return nil, fmt.Errorf("reading the trust file: %w", err)
 	}
 	if _, err := ParsePolicy(t.WitnessPolicy); err != nil {
+		return nil, fmt.Errorf("reading the trust file: %w", err)
+	}
+	if err := t.Retired.check(t.Domain); err != nil {
 		return nil, fmt.Errorf("reading the trust file: %w", err)
 	}
 	for _, pems := range [][]string{t.EKRoots, t.IAKRoots} {

@@ -55,7 +55,7 @@ func (r *Report) enrolment(b *Bundle, t *Trust, e *proven) {
 		r.skip("enrolment", "the bundle holds no entry of the node's enrolment: that the key is the node's is its word alone; fetch the bundle again from the verifier")
 		return
 	}
-	index, cp, err := ledger.CheckProof(b.Enrolment.Receipt, b.Enrolment.Entry, t.Log...)
+	index, cp, err := t.CheckProof(b.Enrolment.Receipt, b.Enrolment.Entry)
 	var leaf ledger.Leaf
 	if err == nil {
 		leaf, err = ledger.ParseLeaf(b.Enrolment.Entry)

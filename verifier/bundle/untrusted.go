@@ -51,7 +51,11 @@ func InspectToken(tok string, t *Trust, at time.Time) *Report {
 		return r
 	}
 	want := token.Expect{Issuer: t.IssuerURL(), Audience: audience, Domain: t.Domain}
-	c, err := token.Verify(tok, t.TokenKeys, want, issued)
+	keys, err := t.keysAt(issued.Unix())
+	var c *token.Claims
+	if err == nil {
+		c, err = token.Verify(tok, keys, want, issued)
+	}
 	if err != nil {
 		r.check("issued", err, "")
 		r.conclude(false)
@@ -105,7 +109,7 @@ func InspectReceipt(receipt string, entry []byte, t *Trust) *Report {
 	case t == nil:
 		r.skip("signer", noTrust)
 	default:
-		index, cp, err := ledger.CheckProof(receipt, entry, t.Log...)
+		index, cp, err := t.CheckProof(receipt, entry)
 		r.check("receipt", err, "entry %d of %s, under a checkpoint of %d entries signed by the log's key", index, cp.Origin, cp.Size)
 		r.cosigned(t, p.Note)
 	}

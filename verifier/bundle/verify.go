@@ -178,7 +178,7 @@ type proven struct {
 }
 
 func (r *Report) history(b *Bundle, t *Trust) *proven {
-	index, cp, err := ledger.CheckProof(b.Receipt, b.Entry, t.Log...)
+	index, cp, err := t.CheckProof(b.Receipt, b.Entry)
 	r.check("receipt", err, "entry %d of %s, leaf SHA-256 %x, under a checkpoint of %d entries signed by the log's key", index, cp.Origin, sha256.Sum256(append([]byte{0}, b.Entry...)), cp.Size)
 	if err != nil {
 		return nil
@@ -238,7 +238,7 @@ func (r *Report) cosigned(t *Trust, notes ...[]byte) {
 	}
 	var who []string
 	for _, note := range notes {
-		by, ok := policy.Cosigned(note, t.Log...)
+		by, ok := policy.Cosigned(note, t.LogKeys(note)...)
 		if !ok {
 			r.skip("witnesses", fmt.Sprintf("the checkpoint is cosigned by %d witnesses (%s), which is not the quorum that the trust file demands; fetch the bundle again after the next round", len(by), strings.Join(by, ", ")))
 			return
@@ -279,7 +279,11 @@ func (r *Report) token(b *Bundle, t *Trust, v *appraisal.Verdict, e *proven) {
 	}
 	rec := e.data.Token
 	want := token.Expect{Issuer: t.IssuerURL(), Audience: rec.Audience, Domain: t.Domain}
-	c, err := token.Verify(b.Token, t.TokenKeys, want, time.Unix(rec.Issued, 0).UTC())
+	var c *token.Claims
+	keys, err := t.keysAt(rec.Issued) // the proven entry's word
+	if err == nil {
+		c, err = token.Verify(b.Token, keys, want, time.Unix(rec.Issued, 0).UTC())
+	}
 	if err == nil {
 		err = rests(b, t, v, e, c)
 	}

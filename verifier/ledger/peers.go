@@ -17,6 +17,9 @@ import (
 // first, then those of its peers.
 func (l *Log) VerifierKeys() []string { return append([]string(nil), l.vkeys...) }
 
+// RetiredKeys returns the keys that count for history alone.
+func (l *Log) RetiredKeys() []string { return append([]string(nil), l.past[len(l.vkeys):]...) }
+
 // HeadSignedBy reports whether the log's head is signed by the key with this id:
 // see [KeyID]. It is false for a key that the log does not know.
 func (l *Log) HeadSignedBy(id string) bool {
