@@ -203,8 +203,10 @@ func TestVerifierJoins(t *testing.T) {
 	}
 	if p, err := ledger.ParseProof(receipt); err != nil {
 		t.Error(err)
-	} else if c, err := a.trust(n, keyA).OpenCheckpoint(p.Note); err != nil {
-		t.Errorf("a receipt of the retired verifier, under size %d, by the trust file of now: %v", c.Size, err)
+	} else if trust, err := operatorClient(t, a.url, filepath.Join(a.data, "operator.pem")).Domain(t.Context()); err != nil {
+		t.Error(err)
+	} else if _, err := trust.OpenCheckpoint(p.Note); err != nil || len(trust.Log) != 1 {
+		t.Errorf("a receipt of the retired verifier, by the trust file of now: %v", err)
 	}
 	if err := b.start(); err == nil || !strings.Contains(err.Error(), "was retired") {
 		t.Errorf("the retired verifier starts: %v", err)
