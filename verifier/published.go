@@ -168,3 +168,23 @@ func (s *Service) PublicKeys() *protocol.TokenKeys {
 	}
 	return out
 }
+
+// SPIFFEBundle is the bundle of the trust domain, on every verifier the same.
+func (s *Service) SPIFFEBundle(hint int) []byte {
+	s.TokenKeys() // publishes what counts now
+	p := s.published.Load()
+	return p.keys.MarshalBundle(p.sequence(s.cfg.Now()), hint)
+}
+
+// sequence counts the keys that came and those that went. It only grows.
+func (p *published) sequence(now time.Time) (n uint64) {
+	for _, k := range p.rows.Keys {
+		switch n++; k.state(p.signer, now) {
+		case "retired":
+			n++
+		case "withdrawn":
+			n += 2 // one more than retired, which it may have been before
+		}
+	}
+	return n
+}

@@ -28,6 +28,7 @@ type gateFlags struct {
 	remote                                       operatorFlags
 	trust, audience, origin, proxy, listen, logs string
 	upstream                                     string
+	status                                       string
 	noFeed                                       bool
 }
 
@@ -47,7 +48,10 @@ forwards is cut off when its token ends.
 
 The gate follows the verifier's feed of revocations (--verifier, --operator with
 the role relying-party) and lets nothing through while it is silent. With --no-feed
-a revoked token passes until it expires.
+it does without. It also looks each token up in the status list that the token
+names, fetched from the verifier every 10 seconds: where it cannot be had any more,
+nothing passes, unless --status is optional. With --no-feed and --status off, or no
+--verifier, a revoked token passes until it expires.
 
 Let only the proxy reach --listen: what it says of a request is believed.`,
 		Example: `  writ gate --trust trust.json --audience https://api.example.org --origin https://api.example.org \
@@ -66,7 +70,8 @@ Let only the proxy reach --listen: what it says of a request is believed.`,
 	f.StringVar(&g.proxy, "proxy", "", "the proxy that asks: "+gate.Proxies())
 	f.StringVar(&g.listen, "listen", "127.0.0.1:8480", "`address` to listen on, or unix:PATH")
 	f.StringVar(&g.upstream, "upstream", "", "forward to this `URL` what passes")
-	f.BoolVar(&g.noFeed, "no-feed", false, "do without revocations: tokens pass until they expire")
+	f.BoolVar(&g.noFeed, "no-feed", false, "do without the feed of revocations")
+	f.StringVar(&g.status, "status", "", "status lists: required, optional or off (default required, off without a verifier)")
 	f.StringVar(&g.logs, "log-format", "text", "log as text or json")
 	return cmd
 }
@@ -89,16 +94,16 @@ func (g *gateFlags) run(cmd *cobra.Command) error {
 			return usageError(cmd, "--upstream takes a URL, like http://127.0.0.1:8080, found %q", g.upstream)
 		}
 	}
+	remote, err := g.connect(cmd, &cfg)
+	if err != nil {
+		return err
+	}
+	if remote != nil {
+		defer remote.Close()
+	}
 	guard, err := gate.New(cfg)
 	if err != nil {
 		return exit(exitUsage, err, "see writ gate --help")
-	}
-	var remote *client.Client
-	if cfg.Feed {
-		if remote, err = g.remote.dial(cmd); err != nil {
-			return err
-		}
-		defer remote.Close()
 	}
 	l, err := listenOn(g.listen)
 	if err != nil {
@@ -107,15 +112,40 @@ func (g *gateFlags) run(cmd *cobra.Command) error {
 	log.Info("gate listens", "address", l.Addr().String(), "audience", g.audience, "feed", cfg.Feed)
 	ctx, cancel := context.WithCancel(cmd.Context())
 	defer cancel()
-	if remote != nil {
+	if cfg.Feed {
 		go feed(ctx, remote, guard, log)
 	}
+	go guard.KeepStatuses(ctx)
 	srv := guard.Server()
 	defer context.AfterFunc(ctx, func() { srv.Close() })()
 	if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serving the gate: %w", err)
 	}
 	return nil
+}
+
+// connect makes the client that feed and status lists come by, nil if neither does.
+func (g *gateFlags) connect(cmd *cobra.Command, cfg *gate.Config) (*client.Client, error) {
+	status := g.status
+	if status == "" {
+		status = "required"
+		if g.noFeed && g.remote.verifier == "" {
+			status = "off"
+		}
+	}
+	if status != "required" && status != "optional" && status != "off" {
+		return nil, usageError(cmd, "--status takes required, optional or off, found %q", status)
+	}
+	if !cfg.Feed && status == "off" {
+		return nil, nil
+	}
+	remote, err := g.remote.dial(cmd)
+	if err == nil && status != "off" {
+		cfg.Statuses = gate.Statuses{Optional: status == "optional", Fetch: func(ctx context.Context, uri string) (string, error) {
+			return remote.StatusList(ctx, strings.TrimPrefix(uri, cfg.Issuer))
+		}}
+	}
+	return remote, err
 }
 
 // feed follows the verifier's events until ctx ends, connecting again with

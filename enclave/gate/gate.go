@@ -11,6 +11,7 @@
 package gate
 
 import (
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -49,6 +50,8 @@ type Config struct {
 	// Feed says that revocations arrive by Event, Since and Alive. While they do not,
 	// the answer is 503. Without a feed a revoked token passes until it expires.
 	Feed bool
+	// Statuses says whether a token's status list is looked at.
+	Statuses Statuses
 
 	Now func() time.Time // wall clock
 	Log *slog.Logger
@@ -59,6 +62,7 @@ type Gate struct {
 	cfg    Config
 	expect token.Expect
 	proofs replay.Memory
+	lists  lists
 	began  time.Time       // by the wall clock, and
 	booted enclave.Instant // by the boot clock: see now
 
@@ -206,7 +210,7 @@ func (g *Gate) drop(p *pass) {
 
 // decide lets a request pass that asks for method and path (escaped, without
 // query), or returns the refusal.
-func (g *Gate) decide(h http.Header, method, path string) (*pass, *refusal) {
+func (g *Gate) decide(ctx context.Context, h http.Header, method, path string) (*pass, *refusal) {
 	auth, proof := h.Values("Authorization"), h.Values("DPoP")
 	if len(auth) != 1 || len(proof) != 1 {
 		return nil, unauthenticated("", "exactly one Authorization: DPoP header and one DPoP header are required")
@@ -232,6 +236,9 @@ func (g *Gate) decide(h http.Header, method, path string) (*pass, *refusal) {
 		return nil, &refusal{status: http.StatusTooManyRequests, title: "rate-limited", detail: bad.Error()}
 	case bad != nil:
 		return nil, unauthenticated("invalid_dpop_proof", bad.Error())
+	}
+	if err := g.stands(ctx, p); err != nil { // last: no stranger makes the gate fetch
+		return nil, err
 	}
 	return p, nil
 }

@@ -78,7 +78,7 @@ func (g *Gate) authorize(w http.ResponseWriter, r *http.Request) {
 		g.refuse(w, r, &refusal{status: http.StatusForbidden, title: "request-unknown", detail: "the proxy does not say once which method and path it asks about"})
 		return
 	}
-	p, no := g.decide(r.Header, method, path)
+	p, no := g.decide(r.Context(), r.Header, method, path)
 	if no != nil {
 		g.refuse(w, r, no)
 		return
@@ -117,7 +117,7 @@ func (g *Gate) forward() http.Handler {
 		},
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		p, no := g.decide(r.Header, r.Method, r.URL.EscapedPath())
+		p, no := g.decide(r.Context(), r.Header, r.Method, r.URL.EscapedPath())
 		if no != nil {
 			g.refuse(w, r, no)
 			return

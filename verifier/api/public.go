@@ -43,7 +43,7 @@ func (s *Server) discovery(q *call) error {
 // spiffe is the bundle of the trust domain (SPIFFE Federation, profile https_web).
 func (s *Server) spiffe(q *call) error {
 	q.cache("public, max-age=60")
-	return q.Blob(http.StatusOK, mediaJSON, s.svc.TokenKeys().MarshalBundle(60))
+	return q.Blob(http.StatusOK, mediaJSON, s.svc.SPIFFEBundle(60))
 }
 
 // jwks is the key set of the issuer. A new key is in it for twice the time that

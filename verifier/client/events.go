@@ -39,6 +39,12 @@ func (c *Client) TokenKeys(ctx context.Context) (*protocol.TokenKeys, error) {
 	return exchange[protocol.TokenKeys](ctx, c, call{method: http.MethodGet, path: "/v1/public/keys"}, nil)
 }
 
+// StatusList gets the signed status list (Token Status List) at a path of the verifier.
+func (c *Client) StatusList(ctx context.Context, path string) (string, error) {
+	raw, err := c.do(ctx, call{method: http.MethodGet, path: path})
+	return string(raw), err
+}
+
 // Feed tells f of the events about all nodes, kind "revocation", first those said
 // before; then, once, kind "since": the Unix second since when there were no
 // others; and, first and when it changes, of what the log proves of the token keys,

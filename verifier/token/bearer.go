@@ -37,27 +37,43 @@ func IssueBearer(b Bearer, key crypto.Signer, rand io.Reader) (string, error) {
 	return sign(rand, signingInput("JWT", kid, payload), key)
 }
 
-// MarshalBundle writes the set as a SPIFFE bundle whose keys sign JWT-SVIDs. hint is
-// after how many seconds to look for a newer one.
-func (k Keys) MarshalBundle(hint int) []byte {
+// Authority signs X509-SVIDs: a P-256 key and its own certificate in DER.
+type Authority struct {
+	Key         crypto.PublicKey
+	Certificate []byte
+}
+
+// MarshalBundle writes the set as a SPIFFE bundle whose keys sign JWT-SVIDs, with
+// authorities of X509-SVIDs. sequence is greater for a newer bundle; hint is after
+// how many seconds to look for one.
+func (k Keys) MarshalBundle(sequence uint64, hint int, authorities ...Authority) []byte {
 	type entry struct {
-		Kty string `json:"kty"`
-		Crv string `json:"crv"`
-		X   string `json:"x"`
-		Y   string `json:"y"`
-		Kid string `json:"kid"`
-		Use string `json:"use"`
+		Kty string   `json:"kty"`
+		Crv string   `json:"crv"`
+		X   string   `json:"x"`
+		Y   string   `json:"y"`
+		Kid string   `json:"kid,omitempty"`
+		Use string   `json:"use"`
+		X5c [][]byte `json:"x5c,omitempty"` // encoding/json gives the base64 that RFC 7517 section 4.7 wants
 	}
 	set := struct {
-		Keys []entry `json:"keys"`
-		Hint int     `json:"spiffe_refresh_hint"`
-	}{[]entry{}, hint}
+		Keys     []entry `json:"keys"`
+		Sequence uint64  `json:"spiffe_sequence"`
+		Hint     int     `json:"spiffe_refresh_hint"`
+	}{[]entry{}, sequence, hint}
+	for _, a := range authorities {
+		x, y, err := point(a.Key)
+		if err != nil {
+			panic("token: an authority's key is not P-256: " + err.Error())
+		}
+		set.Keys = append(set.Keys, entry{Kty: "EC", Crv: "P-256", X: x, Y: y, Use: "x509-svid", X5c: [][]byte{a.Certificate}})
+	}
 	for _, id := range k.ids {
 		x, y, err := point(k.byID[id])
 		if err != nil {
 			panic("token: a key of a key set has no point: " + err.Error())
 		}
-		set.Keys = append(set.Keys, entry{"EC", "P-256", x, y, id, "jwt-svid"})
+		set.Keys = append(set.Keys, entry{Kty: "EC", Crv: "P-256", X: x, Y: y, Kid: id, Use: "jwt-svid"})
 	}
 	b, err := json.Marshal(set)
 	if err != nil {

@@ -30,9 +30,12 @@ func TestBearerIsJWTSVID(t *testing.T) {
 		t.Fatal(err)
 	}
 	td := spiffeid.RequireTrustDomainFromString("test.invalid")
-	bundle, err := spiffebundle.Parse(td, keys.MarshalBundle(60))
+	bundle, err := spiffebundle.Parse(td, keys.MarshalBundle(7, 60))
 	if err != nil {
 		t.Fatal(err)
+	}
+	if n, ok := bundle.SequenceNumber(); !ok || n != 7 {
+		t.Errorf("sequence %d", n)
 	}
 	now := time.Now().Unix()
 	b := token.Bearer{Issuer: "https://test.invalid", Subject: "spiffe://test.invalid/node/00", Audience: "jobs", IssuedAt: now, NotBefore: now, Expires: now + 60, ID: "1", Status: "affirming"}
