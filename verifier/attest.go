@@ -251,7 +251,10 @@ func (s *Service) record(ctx context.Context, a *appraised, req evidence.Request
 	}
 	s.rows.put(puts[0].Key, seen{puts[0].Value, &node})
 	s.hold(a, &node)
-	return s.answer(ctx, &node, claims, kid, verdict, receipts[0].Proof)
+	if claims != nil {
+		s.deadlines.note(node.ID, claims.Expires)
+	}
+	return s.answer(ctx, &node, claims, kid, verdict, receipts[0].Index, receipts[0].Proof)
 }
 
 // unchanged is the look under the head lock at everything the verdict rested on
@@ -449,7 +452,7 @@ func (s *Service) store(a *appraised) (in *storedInput, blobs [][]byte, stored [
 }
 
 // answer signs what was committed.
-func (s *Service) answer(ctx context.Context, n *Node, claims *token.Claims, kid string, verdict []byte, receipt string) (*protocol.Outcome, error) {
+func (s *Service) answer(ctx context.Context, n *Node, claims *token.Claims, kid string, verdict []byte, index uint64, receipt string) (*protocol.Outcome, error) {
 	next, err := s.challenge(n, s.cfg.Now())
 	if err != nil {
 		return nil, err
@@ -461,7 +464,7 @@ func (s *Service) answer(ctx context.Context, n *Node, claims *token.Claims, kid
 			return nil, err
 		}
 		out.Events = []string{event}
-		s.hub.publish(n.ID, event, s.cfg.Now())
+		s.hub.publish(index, n.ID, event, s.cfg.Now())
 		return nil, &protocol.Refusal{Code: protocol.PolicyDenied, Detail: why(verdict), Denied: out}
 	}
 	out.Token, err = s.issue(claims, kid)
@@ -500,7 +503,7 @@ func (s *Service) repeat(ctx context.Context, n *Node, r Request) (*protocol.Out
 	if err != nil {
 		return nil, err
 	}
-	return s.answer(ctx, n, d.Claims, s.signs(&d), verdict, receipt)
+	return s.answer(ctx, n, d.Claims, s.signs(&d), verdict, r.Index, receipt)
 }
 
 // signs is the key that signs a stored decision once more: the one of then while its

@@ -188,7 +188,7 @@ func decides(kind string) bool {
 // take changes what is derived by the next entry.
 func (c *stateCheck) take(ctx context.Context, index uint64, leaf ledger.Leaf, rows map[ledger.Key][]byte) error {
 	switch leaf.Kind {
-	case bundle.NodeEnrolled, bundle.NodeStatus, bundle.Revoked, bundle.Decided, bundle.Issued, bundle.Renewed, bundle.Admitted, bundle.Terminated:
+	case bundle.NodeEnrolled, bundle.NodeStatus, bundle.Revoked, bundle.Decided, bundle.Issued, bundle.Renewed, bundle.Lapsed, bundle.Admitted, bundle.Terminated:
 		return c.takeNode(ctx, index, leaf, rows)
 	}
 	return c.takeDomain(index, leaf)

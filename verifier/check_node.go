@@ -63,6 +63,13 @@ func (c *stateCheck) takeNode(ctx context.Context, index uint64, leaf ledger.Lea
 		n.counter.value++
 		c.decide(n, index, leaf, rec)
 		return c.checkDecision(ctx, n, index, leaf, &rec, rec.Token, rows)
+	case bundle.Lapsed:
+		rec, err := dataOf[bundle.Lapse](leaf)
+		if err == nil {
+			n.state = say(rec.To, index)
+			c.endRun(leaf.Subject, n, 0, index)
+		}
+		return err
 	case bundle.Admitted:
 		rec, err := dataOf[bundle.Token](leaf)
 		if err != nil {

@@ -16,6 +16,7 @@ type hub struct {
 	mu   sync.Mutex
 	subs map[string]map[chan Message]bool // by node; "": of all nodes
 	past []said                           // the events that may still matter, oldest first
+	told map[uint64]bool                  // indexes of the entries they are of
 }
 
 // Message is what a stream is told: a signed event (kind "revocation"), or what the
@@ -25,10 +26,20 @@ type Message struct{ Kind, Data string }
 // said is an event that was published.
 type said struct {
 	at    time.Time
+	index uint64 // of the entry it is of; 0: of none
 	event string
 }
 
-func (h *hub) init() { h.subs = map[string]map[chan Message]bool{} }
+func (h *hub) init() {
+	h.subs, h.told = map[string]map[chan Message]bool{}, map[uint64]bool{}
+}
+
+// knows reports whether an entry's event was published.
+func (h *hub) knows(index uint64) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.told[index]
+}
 
 func (h *hub) subscribe(node string) (<-chan Message, func()) {
 	c := make(chan Message, 16)
@@ -50,15 +61,29 @@ func (h *hub) subscribe(node string) (<-chan Message, func()) {
 
 // publish never waits: a stream that does not keep up is closed, and its reader
 // connects again. An event is kept for as long as a token that it ends could live.
-func (h *hub) publish(node, event string, at time.Time) {
+// What was said of an entry is not said again: whoever did the act and whoever read
+// of it in the log may both come with it.
+func (h *hub) publish(index uint64, node, event string, at time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if index != 0 && h.told[index] {
+		return
+	}
 	m := Message{Kind: "revocation", Data: event}
 	if node != "" {
 		h.tell(node, m)
 	}
 	h.tell("", m)
-	h.past = append(slices.DeleteFunc(h.past, func(s said) bool { return at.Sub(s.at) > token.MaxLife }), said{at, event})
+	h.past = append(slices.DeleteFunc(h.past, func(s said) bool {
+		old := at.Sub(s.at) > token.MaxLife
+		if old {
+			delete(h.told, s.index)
+		}
+		return old
+	}), said{at, index, event})
+	if index != 0 {
+		h.told[index] = true
+	}
 }
 
 // all tells every stream.
@@ -99,7 +124,7 @@ func (h *hub) everyone(at time.Time, event func(node string) (string, error)) er
 			failed = errors.Join(failed, err)
 			continue
 		}
-		h.publish(n, e, at)
+		h.publish(0, n, e, at)
 	}
 	return failed
 }
@@ -124,7 +149,7 @@ func (s *Service) Feed(ctx context.Context) (past []string, since time.Time, eve
 	for _, p := range s.hub.past {
 		past = append(past, p.event)
 	}
-	return past, s.began, events, cancel, nil
+	return past, time.Unix(s.since.Load(), 0), events, cancel, nil
 }
 
 // domainEvent signs an event that ends every token of an earlier epoch.

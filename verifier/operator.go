@@ -141,7 +141,7 @@ func (s *Service) SetStatus(ctx context.Context, actor, id, status, reason strin
 		return nil, err
 	}
 	var n Node
-	_, err = s.log.Append(ctx, ledger.Draft{Keys: []ledger.Key{nodeKey(id)}, Urgent: status != Active, Build: func(slot ledger.Slot) (ledger.Change, error) {
+	receipts, err := s.log.Append(ctx, ledger.Draft{Keys: []ledger.Key{nodeKey(id)}, Urgent: status != Active, Build: func(slot ledger.Slot) (ledger.Change, error) {
 		var ok bool
 		var err error
 		if n, ok, err = slotRow[Node](slot, nodeKey(id)); err != nil {
@@ -178,7 +178,7 @@ func (s *Service) SetStatus(ctx context.Context, actor, id, status, reason strin
 		if err != nil {
 			return nil, err
 		}
-		s.hub.publish(id, event, s.cfg.Now())
+		s.hub.publish(receipts[0].Index, id, event, s.cfg.Now())
 	}
 	return &n, nil
 }
@@ -283,7 +283,7 @@ func (s *Service) govern(ctx context.Context, actor, reason string, freeze bool)
 	}
 	out := &protocol.Governance{Needed: s.cfg.Approvals}
 	act := ledger.Key{Kind: kindPending, ID: "unfreeze"}
-	_, err = s.log.Append(ctx, ledger.Draft{Keys: []ledger.Key{stateKey, act}, Urgent: freeze, Build: func(slot ledger.Slot) (ledger.Change, error) {
+	receipts, err := s.log.Append(ctx, ledger.Draft{Keys: []ledger.Key{stateKey, act}, Urgent: freeze, Build: func(slot ledger.Slot) (ledger.Change, error) {
 		d, _, err := slotRow[domainState](slot, stateKey)
 		if err != nil {
 			return ledger.Change{}, err
@@ -318,21 +318,29 @@ func (s *Service) govern(ctx context.Context, actor, reason string, freeze bool)
 		return nil, err
 	}
 	if freeze {
-		event, err := s.domainEvent(ctx, "frozen", reason)
-		if err != nil {
-			return nil, err
-		}
-		s.hub.publish("", event, s.cfg.Now())
-		return out, s.hub.everyone(s.cfg.Now(), func(node string) (string, error) {
-			n, err := s.Node(ctx, node)
-			if err != nil {
-				return "", err
-			}
-			n.Ended = n.Seq
-			return s.signEvent(ctx, n, "frozen", reason)
-		})
+		return out, s.tellFrozen(ctx, receipts[0].Index, reason)
 	}
 	return out, nil
+}
+
+// tellFrozen tells whoever listens that every token has ended.
+func (s *Service) tellFrozen(ctx context.Context, index uint64, reason string) error {
+	if s.hub.knows(index) {
+		return nil
+	}
+	event, err := s.domainEvent(ctx, "frozen", reason)
+	if err != nil {
+		return err
+	}
+	s.hub.publish(index, "", event, s.cfg.Now())
+	return s.hub.everyone(s.cfg.Now(), func(node string) (string, error) {
+		n, err := s.Node(ctx, node)
+		if err != nil {
+			return "", err
+		}
+		n.Ended = n.Seq
+		return s.signEvent(ctx, n, "frozen", reason)
+	})
 }
 
 // Governance reports whether the domain is frozen.

@@ -122,7 +122,7 @@ func (s *Service) announce(ctx context.Context, old, now *published) error {
 	}
 	event, err := s.domainEvent(ctx, "key-withdrawn", "a token key was withdrawn")
 	if err == nil {
-		s.hub.publish("", event, s.cfg.Now())
+		s.hub.publish(0, "", event, s.cfg.Now())
 	}
 	return err
 }

@@ -86,7 +86,7 @@ func (s *Service) revoke(ctx context.Context, actor, tok, reason string, may fun
 	id, _ := s.nodeOf(c.Subject) // Verify has looked
 	var n Node
 	ended := false
-	_, err = s.log.Append(ctx, ledger.Draft{Keys: []ledger.Key{nodeKey(id)}, Urgent: true, Build: func(slot ledger.Slot) (change ledger.Change, err error) {
+	receipts, err := s.log.Append(ctx, ledger.Draft{Keys: []ledger.Key{nodeKey(id)}, Urgent: true, Build: func(slot ledger.Slot) (change ledger.Change, err error) {
 		var ok bool
 		if n, ok, err = slotRow[Node](slot, nodeKey(id)); err != nil {
 			return ledger.Change{}, err
@@ -106,7 +106,7 @@ func (s *Service) revoke(ctx context.Context, actor, tok, reason string, may fun
 	if err != nil {
 		return err
 	}
-	s.hub.publish(id, event, s.cfg.Now())
+	s.hub.publish(receipts[0].Index, id, event, s.cfg.Now())
 	return nil
 }
 

@@ -82,10 +82,11 @@ func TestStatusListSaysWhatIntrospectionSays(t *testing.T) {
 		"freeze":   func() error { _, err := d.Freeze(t.Context(), operator, "x"); return err },
 		"unfreeze": func() error { _, err := d.Unfreeze(t.Context(), operator, "x"); return err },
 		"lapse":    func() error { d.pass(70 * time.Second); return nil },
+		"declare":  func() error { return d.Lapse(t.Context()) },
 		"restart":  func() error { return d.restart() },
 	}
-	names := []string{"grant", "derive", "other", "revoke", "grant", "renew", "suspend", "activate", "grant", "freeze", "unfreeze", "renew", "deny", "grant", "lapse", "grant", "restart"}
-	all := []string{"grant", "renew", "other", "derive", "revoke", "deny", "suspend", "activate", "freeze", "unfreeze", "lapse", "restart", "grant", "renew", "unfreeze", "activate"}
+	names := []string{"grant", "derive", "other", "revoke", "grant", "renew", "suspend", "activate", "grant", "freeze", "unfreeze", "renew", "deny", "grant", "lapse", "declare", "grant", "restart"}
+	all := []string{"grant", "renew", "other", "derive", "revoke", "deny", "suspend", "activate", "freeze", "unfreeze", "lapse", "declare", "restart", "grant", "renew", "unfreeze", "activate"}
 	for range 40 {
 		names = append(names, all[rnd.IntN(len(all))])
 	}

@@ -93,10 +93,13 @@ type Service struct {
 	rows  remembered
 	facts facts
 	lists lists
-	began time.Time // nothing said before is remembered by the feed
-	sets  sync.Map  // parsed reference sets in force, by digest
-	roots [][]byte
 	ends  retiredLogs
+	since atomic.Int64 // Unix second since when the feed remembers everything that was said
+	acts  follower
+
+	deadlines deadlines
+	sets      sync.Map // parsed reference sets in force, by digest
+	roots     [][]byte
 
 	rootSums []string // hexadecimal SHA-256 of each, as decisions name them
 
@@ -149,7 +152,8 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 		cfg.KeyIDs = maps.Clone(cfg.KeyIDs)
 		cfg.KeyIDs[rootPurpose] = root
 	}
-	s := &Service{cfg: cfg, log: cfg.Log, roots: cfg.EKRoots, began: cfg.Now()}
+	s := &Service{cfg: cfg, log: cfg.Log, roots: cfg.EKRoots}
+	s.since.Store(cfg.Now().Unix())
 	if err := s.ClockSound(); err != nil { // the first reading
 		return nil, err
 	}

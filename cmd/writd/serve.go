@@ -258,16 +258,16 @@ func (v *running) serve(ctx context.Context, public, admin string, ready func(pu
 	return until(ctx, s, p, a)
 }
 
-// tend looks after the token keys: at once when the log has grown, for another
+// tend looks after the token keys and declares which nodes have lapsed: at once when the log has grown, for another
 // verifier may have withdrawn one, but not more than a few times a second.
 func (v *running) tend(ctx context.Context) {
 	const often, seldom = 200 * time.Millisecond, time.Second
 	last := ""
 	for {
 		grown := v.ledger.Changed()
-		err := v.svc.TendKeys(ctx)
+		err := errors.Join(v.svc.TendKeys(ctx), v.svc.Lapse(ctx))
 		if text := fmt.Sprint(err); err != nil && ctx.Err() == nil && text != last {
-			v.log.ErrorContext(ctx, "looking after the token keys", "error", err)
+			v.log.ErrorContext(ctx, "looking after token keys and deadlines", "error", err)
 		}
 		last = fmt.Sprint(err)
 		pause := time.NewTimer(seldom)

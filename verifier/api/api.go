@@ -140,13 +140,14 @@ func New(cfg Config) (*Server, error) {
 // Serve answers nodes, operators and relying parties over TLS on l until
 // Shutdown.
 func (s *Server) Serve(l net.Listener) error {
+	ctx, stop := context.WithCancel(context.Background())
+	s.running.Go(func() {
+		<-s.stopping
+		stop()
+	})
+	s.running.Go(func() { s.svc.Follow(ctx) })
 	if s.fleet != nil {
-		ctx, stop := context.WithCancel(context.Background())
 		s.running.Go(func() { s.fleet.Run(ctx) })
-		s.running.Go(func() {
-			<-s.stopping
-			stop()
-		})
 	}
 	return serve(s.public, tls.NewListener(l, s.tls))
 }

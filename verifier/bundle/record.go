@@ -16,6 +16,7 @@ const (
 	Decided           = "appraisal.decided"    // Decision, a denial
 	Issued            = "legitimacy.issued"    // Decision, the first token after a lapse
 	Renewed           = "legitimacy.renewed"   // Decision
+	Lapsed            = "legitimacy.expired"   // Lapse
 	Admitted          = "execution.admitted"   // Token
 	Terminated        = "execution.terminated" // Stop
 	Exchanged         = "token.exchanged"      // Exchange
@@ -55,6 +56,15 @@ type Status struct {
 	State  string `json:"state"`
 	Seq    uint64 `json:"seq"`    // tokens of the node up to this one are dead
 	Reason string `json:"reason"` // salted commitment
+}
+
+// Lapse is that a node's last base token expired and no other followed. The deadline
+// ended the work; this says so.
+type Lapse struct {
+	From     string `json:"from"`
+	To       string `json:"to"`
+	Deadline int64  `json:"deadline"` // exp of that token
+	Seq      uint64 `json:"seq"`      // the node's last
 }
 
 // Decision is a verdict and, for a grant, the token it earned.

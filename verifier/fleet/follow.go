@@ -65,7 +65,7 @@ func (f *Fleet) read(ctx context.Context, leaves map[uint64][]byte) (*batch, err
 		b.leaves = append(b.leaves, entry{index, leaf})
 		kind, _, _ := strings.Cut(leaf.Kind, ".")
 		switch leaf.Kind {
-		case bundle.Decided, bundle.NodeStatus, bundle.NodeEnrolled, bundle.Revoked, bundle.Terminated:
+		case bundle.Decided, bundle.NodeStatus, bundle.NodeEnrolled, bundle.Revoked, bundle.Lapsed, bundle.Terminated:
 			b.rows[leaf.Subject] = nil
 		}
 		b.domain = b.domain || kind == "reference" || kind == "verifier"

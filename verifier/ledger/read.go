@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"golang.org/x/mod/sumdb/tlog"
 )
@@ -97,6 +98,43 @@ func (l *Log) Entries(ctx context.Context, from, to uint64) ([][]byte, error) {
 		return nil, fmt.Errorf("reading entry %d: %w: it is missing", from, ErrCorrupt)
 	}
 	return leaves, nil
+}
+
+// Found is an entry and its index.
+type Found struct {
+	Index uint64
+	Leaf  Leaf
+}
+
+// Find looks through the entries from an index on, a good many at a time, and returns
+// those of some kinds, and where to go on: the log's size when there are no more.
+// Entries whose bytes retention gave up are left out.
+func (l *Log) Find(ctx context.Context, from uint64, kinds ...string) (out []Found, next uint64, err error) {
+	size := l.Size()
+	if from >= size {
+		return nil, max(from, size), nil
+	}
+	records, err := l.store.Records(ctx, from, min(size, from+1024))
+	if err != nil {
+		return nil, from, fmt.Errorf("reading entries from %d: %w", from, err)
+	}
+	for i, r := range records {
+		if r.Index != from+uint64(i) {
+			return nil, from, fmt.Errorf("reading entry %d: %w: it is missing", from+uint64(i), ErrCorrupt)
+		}
+		if len(r.Data) == 0 || !slices.Contains(kinds, r.Kind) {
+			continue
+		}
+		leaf, err := ParseLeaf(r.Data)
+		if err != nil || tlog.RecordHash(r.Data) != r.Hash || leaf.Kind != r.Kind {
+			return nil, from, fmt.Errorf("reading entry %d: %w: it is not what it was", r.Index, ErrCorrupt)
+		}
+		out = append(out, Found{r.Index, leaf})
+	}
+	if len(records) == 0 {
+		return nil, from, fmt.Errorf("reading entry %d: %w: it is missing", from, ErrCorrupt)
+	}
+	return out, from + uint64(len(records)), nil
 }
 
 // Prove returns the proof (c2sp.org/tlog-proof@v1) that the entry at an index
