@@ -35,6 +35,9 @@ func (s *Service) claims(slot ledger.Slot, a *appraised, n *Node, req evidence.R
 		Confirm: token.Confirm{JKT: a.jkt}, Listed: s.listed(n.Run),
 		Writ: token.Writ{Evidence: bundle.Base64(v.Inputs.Evidence), References: bundle.Base64(v.Inputs.References), Verdict: bundle.Base64(verdict), Epoch: a.domain.Epoch},
 	}
+	if v.Boot.Key != nil {
+		c.Writ.Key = "tpm"
+	}
 	kid, err := s.personal(slot, n, req, c)
 	return c, kid, err
 }
@@ -72,7 +75,10 @@ func (s *Service) personal(slot ledger.Slot, n *Node, req evidence.Request, c *t
 	n.Seq++
 	w := &c.Writ
 	w.V, w.State, w.Seq, w.Prev = 1, n.State, n.Seq, n.Prev
-	w.Execution, w.Workload, w.Level, w.Key = req.Execution, req.Workload, req.Level, "lease"
+	w.Execution, w.Workload, w.Level = req.Execution, req.Workload, req.Level
+	if w.Key == "" {
+		w.Key = "lease"
+	}
 	w.Log = token.Log{Origin: s.cfg.Domain + "/log", Index: int64(slot.Index)}
 	input, err := token.Prepare(*c, d.Signer)
 	if err != nil {

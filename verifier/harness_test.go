@@ -339,6 +339,7 @@ type shot struct {
 	offset       int
 	byDigest     bool
 	key          []byte                   // JWK to bind; nil: the node's own
+	cert         []byte                   // of that key; nil: none
 	change       func(*evidence.Evidence) // after the quote
 }
 
@@ -363,6 +364,7 @@ func (s *shot) take(n *node) []byte {
 		s.key = jwk(n.t, n)
 	}
 	ev.Set(evidence.BindKey, evidence.Item{Content: s.key})
+	ev.Set(evidence.KeyCert, evidence.Item{Content: s.cert})
 	ev.Set(evidence.Ask, evidence.Item{Content: s.req.Marshal()})
 	if s.byDigest {
 		sum := sha256.Sum256(s.log)

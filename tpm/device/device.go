@@ -36,8 +36,8 @@ type TPM struct {
 
 	mu     sync.Mutex // held for a whole operation: slots are too few to share
 	link   transport.TPM
-	broken error // after a failed exchange responses no longer match commands
-	keys   map[tpm2.TPMHandle]*AK
+	broken error                  // after a failed exchange responses no longer match commands
+	keys   map[tpm2.TPMHandle]any // *AK or *Key: loaded until closed
 }
 
 // Command is one exchange with the TPM.
@@ -50,10 +50,10 @@ type Command struct {
 // New returns a TPM reached by link, which it owns from here on: [TPM.Close]
 // closes it if it is an io.Closer.
 func New(link transport.TPM) *TPM {
-	return &TPM{link: link, keys: make(map[tpm2.TPMHandle]*AK)}
+	return &TPM{link: link, keys: make(map[tpm2.TPMHandle]any)}
 }
 
-// Close flushes the attestation keys that are still loaded and closes the
+// Close flushes the keys that are still loaded and closes the
 // connection.
 func (t *TPM) Close() error {
 	t.mu.Lock()
@@ -73,7 +73,7 @@ func (t *TPM) Close() error {
 }
 
 // Leaks counts the transient objects and sessions that are loaded in the TPM,
-// the attestation keys of this connection aside. It is for tests, where nobody
+// the keys of this connection that are not closed aside. It is for tests, where nobody
 // else uses the TPM: anything but 0 is a bug.
 func (t *TPM) Leaks() (int, error) {
 	t.mu.Lock()

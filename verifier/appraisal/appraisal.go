@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/writ-attestation/writ/evidence"
 	"github.com/writ-attestation/writ/tpm"
 	"github.com/writ-attestation/writ/tpm/eventlog"
 	"github.com/writ-attestation/writ/verifier/reference"
@@ -58,6 +59,11 @@ func (a *Authentic) appraise(t *trace) Verdict {
 	mark = r.mark()
 	r.counters()
 	r.did("counters", mark, r.countersWords)
+	if r.in.Evidence.Item(evidence.KeyCert).Present() {
+		mark = r.mark()
+		r.key()
+		r.did("key-certificate", mark, r.keyWords)
+	}
 	if !r.quoteOnly() {
 		mark = r.mark()
 		r.bootLog()
@@ -81,6 +87,7 @@ func (a *Authentic) appraise(t *trace) Verdict {
 // judge holds what is proven against the reference set.
 func (r *run) judge() {
 	t := r.trace
+	r.resident()
 	mark := r.mark()
 	r.tpm()
 	r.did("ek-certificate", mark, r.tpmWords)

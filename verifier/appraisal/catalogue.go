@@ -32,6 +32,8 @@ func Codes() []Code {
 		{refSection, "the reference set lacks something that a required claim rests on"},
 		{refParts, "the reference set names a set or an allow list that is not in force or not at hand"},
 		{refPCR, "the reference set says nothing of a quoted PCR"},
+		{keyCertificate, "the key of proof of possession is not proven to live in this TPM, or not for this node and boot"},
+		{keyNotResident, "the reference set demands a key of proof of possession in the TPM, and it is in software"},
 		{tpmCertificate, "no EK certificate, or one that chains to no configured root"},
 		{tpmVendor, "the TPM's maker is not one the reference set accepts"},
 		{tpmIAK, "the device's IAK and IDevID certificates chain to no configured root, are not of one device, or do not vouch for the attestation key"},

@@ -49,6 +49,9 @@ const (
 	refPCR      = "reference/pcr-unlisted"
 	refParts    = "reference/incomplete"
 
+	keyCertificate = "key/certificate"
+	keyNotResident = "key/not-resident"
+
 	tpmCertificate = "tpm/ek-certificate"
 	tpmVendor      = "tpm/vendor"
 	tpmIAK         = "tpm/iak-certificate"

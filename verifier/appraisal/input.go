@@ -62,6 +62,7 @@ type Boot struct {
 	Clock        uint64 `json:"clock"`    // milliseconds of the TPM's clock at the last quote
 	BootLog      string `json:"boot_log"` // hexadecimal SHA-256 of the UEFI log; "": none is proven yet
 	IMA          *IMA   `json:"ima,omitempty"`
+	Key          *Key   `json:"key,omitempty"` // of proof of possession, if it lives in the TPM
 }
 
 // IMA is the part of the IMA list that PCR 10 proved.

@@ -167,6 +167,9 @@ func compose(top *Set, layers []*Signed) (*Set, error) {
 		}
 	}
 	for _, s := range sets {
+		if s.PoP != "" {
+			out.PoP = s.PoP // the strictest
+		}
 		if s.Level != top.Level {
 			return nil, fmt.Errorf("%s has level %q, %s has %q", s.Name, s.Level, top.Name, top.Level)
 		}

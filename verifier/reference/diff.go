@@ -20,6 +20,7 @@ func Diff(a, b *Set) []string {
 	d.value("required claims", strings.Join(a.Required, ", "), strings.Join(b.Required, ", "))
 	d.value("secure boot", a.SecureBoot, b.SecureBoot)
 	d.value("level", cmp.Or(a.Level, "with logs"), cmp.Or(b.Level, "with logs"))
+	d.value("key of proof of possession", cmp.Or(a.PoP, "anywhere"), cmp.Or(b.PoP, "anywhere"))
 	d.list("pinned: ", pinned(a.Pins), pinned(b.Pins))
 	d.list("builds on ", bases(a), bases(b))
 	d.list("TPM vendor ", a.TPM.Vendors, b.TPM.Vendors)

@@ -51,6 +51,7 @@ type Set struct {
 	NotAfter   int64    `json:"not_after,omitempty"`
 	Base       []Base   `json:"base,omitempty"`  // the sets it builds on
 	Level      string   `json:"level,omitempty"` // [QuoteOnly], or nothing
+	PoP        string   `json:"pop,omitempty"`   // [PoPTPM]: the key of proof of possession lives in the TPM; or nothing
 	Bank       string   `json:"bank"`            // the PCR bank of every digest below, "sha256" or "sha384"
 	Required   []string `json:"required"`        // claims that must be affirming for a grant
 	TPM        TPM      `json:"tpm"`
@@ -75,6 +76,10 @@ type Set struct {
 	expected map[string][]expected // what files allows for good and lists leave allowed
 	keys     []*ima.Key
 }
+
+// PoPTPM as a set's PoP refuses keys of proof of possession that are not certified to
+// live in the node's TPM.
+const PoPTPM = "tpm"
 
 // TPM says which TPMs are genuine hardware.
 type TPM struct {
@@ -227,6 +232,9 @@ func (s *Set) Check() error {
 	}
 	if err := s.checkBase(); err != nil {
 		return fmt.Errorf("checking reference set %s: %w", s.Name, err)
+	}
+	if s.PoP != "" && s.PoP != PoPTPM {
+		return fmt.Errorf("checking reference set %s: pop %.40q, expected %q or nothing", s.Name, s.PoP, PoPTPM)
 	}
 	if err := s.checkLevel(); err != nil {
 		return fmt.Errorf("checking reference set %s: %w", s.Name, err)
