@@ -8,10 +8,9 @@
 package attestor
 
 import (
+	"bytes"
 	"context"
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/hex"
@@ -63,6 +62,7 @@ type Config struct {
 	Verifiers []Verifier    // in order of preference
 	Absence   time.Duration // after which a keeper that stopped watching counts as killed; 0 is 10 s, longer than a live one takes to return
 	Level     string        // the highest enforcement level of this node, as the base token states it
+	KeyInTPM  bool          // the key that tokens are bound to lives in the TPM
 	Beat      func()        // called by the loop that attests at each turn and every 5 s between; nil: nobody listens
 	Log       *slog.Logger
 }
@@ -71,8 +71,6 @@ type Config struct {
 type Agent struct {
 	cfg Config
 	q   quoter
-	key *ecdsa.PrivateKey // of this start of the agent; the quote binds it
-	jwk []byte
 
 	stopping sync.Mutex    // one stop record is written at a time
 	stops    chan struct{} // one waits
@@ -81,14 +79,17 @@ type Agent struct {
 	renew    chan struct{} // the base token is gone: do not wait
 
 	attesting sync.Mutex // one quote at a time; guards the fields up to mu, and q
+	resident  resident   // with KeyInTPM
 	next      *protocol.Challenge
 	heldLog   []byte            // digest of the boot log the verifier holds
 	seen      ledger.Checkpoint // the largest one this node was given
 
 	mu    sync.Mutex // guards the fields below
 	state Status
-	base  string // the base token; "" when there is none
-	last  string // the last one, also when it was ended: a stop is reported with it
+	key   crypto.Signer // that tokens are bound to, of this start of the agent; the quote binds it
+	jwk   []byte        // of it
+	base  string        // the base token; "" when there is none
+	last  string        // the last one, also when it was ended: a stop is reported with it
 	since time.Time
 	epoch uint64 // the latest of a token that was granted
 	boot  uint32 // of the last quote
@@ -128,12 +129,6 @@ func New(cfg Config) (*Agent, error) {
 	a := &Agent{cfg: cfg, q: quoter{tpm: cfg.TPM, domain: cfg.Enrolment.Domain, generation: cfg.Enrolment.Generation, logs: cfg.Logs}, watch: map[chan Push]bool{}, stops: make(chan struct{}, 1), renew: make(chan struct{}, 1),
 		state: Status{Node: cfg.Enrolment.Node, Domain: cfg.Enrolment.Domain, Problem: "not attested yet", Unheard: true}}
 	var err error
-	if a.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
-		return nil, fmt.Errorf("making the agent's key: %w", err)
-	}
-	if a.jwk, err = token.MarshalJWK(a.key.Public()); err != nil {
-		return nil, err
-	}
 	if err := a.keys.open(cfg); err != nil {
 		return nil, fmt.Errorf("starting the agent: %w", err)
 	}
@@ -145,14 +140,17 @@ func New(cfg Config) (*Agent, error) {
 	if err := a.q.load(); err != nil {
 		return nil, err
 	}
+	if err := a.makeKey(); err != nil {
+		return nil, errors.Join(fmt.Errorf("making the agent's key: %w", err), a.q.ak.Close())
+	}
 	return a, nil
 }
 
-// Close unloads the attestation key.
+// Close unloads the agent's keys.
 func (a *Agent) Close() error {
 	a.attesting.Lock()
 	defer a.attesting.Unlock()
-	return a.q.ak.Close()
+	return errors.Join(a.resident.close(), a.q.ak.Close())
 }
 
 // Run renews the base token at a third of its life until ctx is done, and
@@ -308,7 +306,9 @@ func (a *Agent) exchange(ctx context.Context, v Verifier) (*granted, error) {
 	nonce := [32]byte(a.next.Nonce)
 	a.next = nil // each is good once
 	ev := evidence.New(evidence.Quote{})
-	ev.Set(evidence.BindKey, evidence.Item{Content: a.jwk})
+	if err := a.bindKey(ev, nonce); err != nil {
+		return nil, err
+	}
 	req := evidence.Request{Audience: "spiffe://" + e.Domain + "/enclave", Level: a.cfg.Level, R: random(32), ID: random(16)}
 	ev.Set(evidence.Ask, evidence.Item{Content: req.Marshal()})
 	if err := a.q.bootLog(ev, a.heldLog); err != nil {
@@ -353,7 +353,8 @@ func (a *Agent) check(ctx context.Context, v Verifier, tok string, req evidence.
 // verify takes a token only if it answers a request of this agent, in this boot, and
 // is of no epoch before the one that the last was of.
 func (a *Agent) verify(tok string, req evidence.Request) (*token.Claims, error) {
-	jkt, err := token.ThumbprintJWK(a.jwk)
+	_, jwk := a.holder()
+	jkt, err := token.ThumbprintJWK(jwk)
 	if err != nil {
 		return nil, err
 	}
@@ -388,7 +389,10 @@ func random(n int) string {
 type proven struct {
 	Boot *struct {
 		BootLog string `json:"boot_log"`
-		IMA     *struct {
+		Key     *struct {
+			Name []byte `json:"name"`
+		} `json:"key"`
+		IMA *struct {
 			Offset int64 `json:"offset"`
 		} `json:"ima"`
 	} `json:"boot"`
@@ -398,7 +402,9 @@ type proven struct {
 func (a *Agent) learned(o *protocol.Outcome) {
 	a.next = &o.Challenge
 	var p proven
-	if json.Unmarshal(o.Verdict, &p) != nil || p.Boot == nil {
+	held := json.Unmarshal(o.Verdict, &p) == nil && p.Boot != nil && p.Boot.Key != nil
+	a.resident.learned(held && bytes.Equal(p.Boot.Key.Name, a.resident.name()))
+	if p.Boot == nil {
 		a.heldLog, a.q.sent = nil, 0
 		return
 	}
@@ -448,7 +454,8 @@ func (a *Agent) listen(ctx context.Context) {
 	for ctx.Err() == nil {
 		if base := a.current(); base != "" {
 			v := a.cfg.Verifiers[a.preferred()]
-			err := v.Events(ctx, base, a.key, a.cfg.Enrolment.Node, a.heard)
+			key, _ := a.holder()
+			err := v.Events(ctx, base, key, a.cfg.Enrolment.Node, a.heard)
 			if ctx.Err() == nil && err != nil {
 				a.cfg.Log.DebugContext(ctx, "event stream ended", "error", err)
 			}
@@ -522,7 +529,8 @@ func (a *Agent) Status() Status {
 // a third of its life, so that the execution gets nearly all of it.
 func (a *Agent) Lease(ctx context.Context, req evidence.Request) (*protocol.Grant, error) {
 	return further(ctx, a, func(v Verifier, base string) (*protocol.Grant, error) {
-		g, err := v.Token(ctx, base, a.key, req)
+		key, _ := a.holder()
+		g, err := v.Token(ctx, base, key, req)
 		if err == nil {
 			_, err = a.check(ctx, v, g.Token, req)
 		}
@@ -534,7 +542,8 @@ func (a *Agent) Lease(ctx context.Context, req evidence.Request) (*protocol.Gran
 // allows that for. It ends with the base token.
 func (a *Agent) Bearer(ctx context.Context, audience string) (*protocol.Exchanged, error) {
 	return further(ctx, a, func(v Verifier, base string) (*protocol.Exchanged, error) {
-		return v.Exchange(ctx, base, a.key, audience)
+		key, _ := a.holder()
+		return v.Exchange(ctx, base, key, audience)
 	})
 }
 

@@ -230,6 +230,8 @@ type box struct {
 	enrol Enrolment
 	bank  tpm.Alg
 
+	inTPM bool // agents keep their key in the TPM
+
 	mu       sync.Mutex
 	commands []device.Command
 }
@@ -374,7 +376,7 @@ func (b *box) publish(set *reference.Set) {
 // agent starts an agent that reaches the domain by lines.
 func (b *box) agent(lines ...*line) *Agent {
 	b.t.Helper()
-	cfg := Config{Enrolment: b.enrol, Trust: b.d.trust, Dir: b.dir, TPM: b.tpm, Logs: b.logs(), Level: "E2", Log: slog.New(slog.DiscardHandler)}
+	cfg := Config{Enrolment: b.enrol, Trust: b.d.trust, Dir: b.dir, TPM: b.tpm, Logs: b.logs(), Level: "E2", KeyInTPM: b.inTPM, Log: slog.New(slog.DiscardHandler)}
 	for _, l := range lines {
 		cfg.Verifiers = append(cfg.Verifiers, l)
 	}

@@ -65,17 +65,22 @@ func (q *quoter) load() (err error) {
 	return nil
 }
 
-// quote has the TPM sign. Keys that were loaded are gone when the machine slept:
-// then the key is made again, once.
+// quote has the TPM sign.
 func (q *quoter) quote(extraData []byte) (attest, sig []byte, err error) {
-	attest, sig, err = q.ak.QuoteBank(q.logs.bank(), extraData, PCRs)
+	return q.signed(func() ([]byte, []byte, error) { return q.ak.QuoteBank(q.logs.bank(), extraData, PCRs) })
+}
+
+// signed has the attestation key sign. Keys that were loaded are gone when the machine
+// slept: then it is made again, once.
+func (q *quoter) signed(sign func() (attest, sig []byte, err error)) (attest, sig []byte, err error) {
+	attest, sig, err = sign()
 	if no := (*device.NoTPMError)(nil); err == nil || errors.As(err, &no) {
 		return attest, sig, err
 	}
 	if err := errors.Join(q.ak.Close(), q.load()); err != nil {
 		return nil, nil, err
 	}
-	return q.ak.QuoteBank(q.logs.bank(), extraData, PCRs)
+	return sign()
 }
 
 // position is a place in the IMA list.

@@ -200,7 +200,8 @@ func (a *Agent) serveToken(w http.ResponseWriter, r *http.Request) {
 	}
 	out.Grant = g
 	if method != "" || target != "" {
-		if out.Proof, err = token.NewProof(token.Call{Method: method, URL: target, Token: g.Token}, a.key, time.Now(), rand.Reader); err != nil {
+		key, _ := a.holder()
+		if out.Proof, err = token.NewProof(token.Call{Method: method, URL: target, Token: g.Token}, key, time.Now(), rand.Reader); err != nil {
 			answer(w, http.StatusBadRequest, problem{Type: "about:blank", Title: "request-malformed", Status: 400, Detail: err.Error()})
 			return
 		}

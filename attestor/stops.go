@@ -126,7 +126,8 @@ func (a *Agent) report(ctx context.Context, stop bundle.Stop) error {
 	}
 	var lost []error
 	for i := range a.cfg.Verifiers {
-		_, err := a.cfg.Verifiers[(a.preferred()+i)%len(a.cfg.Verifiers)].Stopped(ctx, last, a.key, stop)
+		key, _ := a.holder()
+		_, err := a.cfg.Verifiers[(a.preferred()+i)%len(a.cfg.Verifiers)].Stopped(ctx, last, key, stop)
 		if r := (*protocol.Refusal)(nil); err == nil || errors.As(err, &r) {
 			return err
 		}

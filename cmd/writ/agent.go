@@ -203,7 +203,7 @@ func remoteError(err error) error {
 
 func newAgent() *cobra.Command {
 	var t tpmFlags
-	var state, level, logFormat string
+	var state, level, logFormat, pop string
 	var verifiers []string
 	var socket attestor.Socket
 	cmd := &cobra.Command{
@@ -229,6 +229,9 @@ Root, the agent's own user and the users of --allow-uid may use the socket.`,
 			if len(verifiers) > 0 {
 				e.Verifiers = verifiers
 			}
+			if pop != "lease" && pop != "tpm" {
+				return usageError(cmd, "--pop takes lease or tpm, found %q", pop)
+			}
 			if level == "" {
 				level = enclave.Detect().Level.String()
 			}
@@ -237,7 +240,7 @@ Root, the agent's own user and the users of --allow-uid may use the socket.`,
 				return err
 			}
 			defer d.Close()
-			cfg := attestor.Config{Enrolment: *e, Trust: trust, Dir: state, TPM: d, Logs: t.logs(), Level: level, Log: newLogger(cmd.ErrOrStderr(), logFormat)}
+			cfg := attestor.Config{Enrolment: *e, Trust: trust, Dir: state, TPM: d, Logs: t.logs(), Level: level, KeyInTPM: pop == "tpm", Log: newLogger(cmd.ErrOrStderr(), logFormat)}
 			for _, address := range e.Verifiers {
 				c, err := client.New(client.Config{URL: address, CA: []byte(e.CA), Domain: e.Domain})
 				if err != nil {
@@ -256,6 +259,7 @@ Root, the agent's own user and the users of --allow-uid may use the socket.`,
 	f.StringVar(&socket.Path, "socket", attestor.SocketPath(), "`path` of the socket")
 	f.UintSliceVar(new([]uint), "allow-uid", nil, "let this `user id` use the socket (repeatable)")
 	f.StringVar(&level, "level", "", "highest enforcement `level` of this node (default: detected)")
+	f.StringVar(&pop, "pop", "lease", "where the key that tokens are bound to lives: lease (in the agent) or `tpm`")
 	f.StringVar(&logFormat, "log-format", "text", "log as text or json")
 	cmd.PreRunE = func(cmd *cobra.Command, args []string) error {
 		uids, err := cmd.Flags().GetUintSlice("allow-uid")
