@@ -51,6 +51,10 @@ func TestMain(m *testing.M) {
 }
 
 func buildAndRun(m *testing.M) int {
+	if dir := os.Getenv("WRIT_TEST_PROGRAMS"); dir != "" { // there is no compiler in the machine of make vmtest
+		keeperPath, hydraPath, probePath = filepath.Join(dir, "writ-keeper"), filepath.Join(dir, "hydra"), filepath.Join(dir, "probe")
+		return m.Run()
+	}
 	dir, err := os.MkdirTemp("", "writ-enclave-")
 	if err != nil {
 		panic(err)
@@ -94,7 +98,8 @@ type fakeAgent struct {
 	latest  Instant // no token given so far is valid for longer than this
 	stops   []Stop
 
-	push chan string
+	push   chan string
+	server *http.Server
 }
 
 func newAgent(t testing.TB, life time.Duration) *fakeAgent {
@@ -119,23 +124,31 @@ func newAgent(t testing.TB, life time.Duration) *fakeAgent {
 		t.Fatal(err)
 	}
 	write(t, a.trust, trust, 0o644)
+	if err := os.Chmod(dir, 0o777); err != nil { // for the unprivileged
+		t.Fatal(err)
+	}
+	a.serve(t)
+	return a
+}
+
+// serve listens on the agent's socket.
+func (a *fakeAgent) serve(t testing.TB) {
+	t.Helper()
 	l, err := net.Listen("unix", a.socket)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for path, mode := range map[string]os.FileMode{dir: 0o777, a.socket: 0o666} { // for the unprivileged
-		if err := os.Chmod(path, mode); err != nil {
-			t.Fatal(err)
-		}
+	if err := os.Chmod(a.socket, 0o666); err != nil { // for the unprivileged
+		t.Fatal(err)
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /v1/lease", a.serveLease)
 	mux.HandleFunc("POST /v1/stops", a.serveStop)
 	mux.HandleFunc("GET /v1/watch", a.serveWatch)
 	s := &http.Server{Handler: mux}
+	a.server = s
 	go s.Serve(l)
 	t.Cleanup(func() { s.Close() })
-	return a
 }
 
 func (a *fakeAgent) serveLease(w http.ResponseWriter, r *http.Request) {

@@ -62,7 +62,15 @@ func send(address string) {
 	if err != nil {
 		panic(err)
 	}
-	_ = c.(*net.TCPConn).SetWriteBuffer(4 << 20)
+	raw, err := c.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		panic(err)
+	}
+	_ = raw.Control(func(fd uintptr) { // whatever net.core.wmem_max says, if it may
+		if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 4<<20) != nil {
+			_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF, 4<<20)
+		}
+	})
 	b := make([]byte, 64<<10)
 	for err == nil {
 		_ = c.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
