@@ -28,10 +28,6 @@ import (
 	"github.com/writ-attestation/writ/verifier/token"
 )
 
-// late is how long after the deadline the last instruction may come on a busy
-// machine. The benchmark measures; the tests only tell stopping from running on.
-const late = 150 * time.Millisecond
-
 // The programs under test, built once: the keeper as it ships, and the hydra.
 var keeperPath, hydraPath, probePath string
 
