@@ -21,13 +21,14 @@ const groupPrefix = "writ-"
 // A group is the cgroup the work lives in. The keeper, which stays outside, can
 // kill everything in it with one write to a file it has opened before.
 type group struct {
-	dir    string
-	fd     *os.File // the directory, to be cloned into
-	kill   *os.File // cgroup.kill, since Linux 5.14
-	killFD int      // its descriptor
-	events *os.File // cgroup.events
-	pids   string   // directory that bounds the number of processes; "" if nothing can
-	tasks  *os.File // where a thread puts itself under that bound, if it is not in the group already
+	dir     string
+	adopted bool     // somebody else's, and theirs to remove
+	fd      *os.File // the directory, to be cloned into
+	kill    *os.File // cgroup.kill, since Linux 5.14
+	killFD  int      // its descriptor
+	events  *os.File // cgroup.events
+	pids    string   // directory that bounds the number of processes; "" if nothing can
+	tasks   *os.File // where a thread puts itself under that bound, if it is not in the group already
 }
 
 // newGroup makes a cgroup below the keeper's own that holds at most pids
@@ -48,18 +49,26 @@ func newGroup(execution string, pids int) (_ *group, err error) {
 			g.remove()
 		}
 	}()
-	if g.fd, err = os.Open(g.dir); err != nil {
-		return nil, fmt.Errorf("opening the cgroup: %w", err)
-	}
-	if g.kill, err = os.OpenFile(filepath.Join(g.dir, "cgroup.kill"), os.O_WRONLY, 0); err != nil {
-		return nil, fmt.Errorf("opening cgroup.kill (Linux 5.14 or later): %w", err)
-	}
-	g.killFD = int(g.kill.Fd())
-	if g.events, err = os.Open(filepath.Join(g.dir, "cgroup.events")); err != nil {
-		return nil, fmt.Errorf("opening cgroup.events: %w", err)
+	if err := g.open(); err != nil {
+		return nil, err
 	}
 	g.bound(name, pids)
 	return g, nil
+}
+
+// open opens what is needed of the group when there is no time to.
+func (g *group) open() (err error) {
+	if g.fd, err = os.Open(g.dir); err != nil {
+		return fmt.Errorf("opening the cgroup: %w", err)
+	}
+	if g.kill, err = os.OpenFile(filepath.Join(g.dir, "cgroup.kill"), os.O_WRONLY, 0); err != nil {
+		return fmt.Errorf("opening cgroup.kill (Linux 5.14 or later): %w", err)
+	}
+	g.killFD = int(g.kill.Fd())
+	if g.events, err = os.Open(filepath.Join(g.dir, "cgroup.events")); err != nil {
+		return fmt.Errorf("opening cgroup.events: %w", err)
+	}
+	return nil
 }
 
 // bound limits the number of processes: in the group itself where the pids
@@ -109,11 +118,11 @@ func (g *group) killAll() {
 	_, _, _ = unix.RawSyscall(unix.SYS_WRITE, uintptr(g.killFD), uintptr(unsafe.Pointer(&one)), 1)
 }
 
-// empty reports whether the last process has gone.
+// empty reports whether the last process has gone, and perhaps the group with it.
 func (g *group) empty() bool {
 	var b [128]byte
 	n, err := unix.Pread(int(g.events.Fd()), b[:], 0)
-	return err == nil && bytes.Contains(b[:n], []byte("populated 0"))
+	return err == unix.ENODEV || err == nil && bytes.Contains(b[:n], []byte("populated 0"))
 }
 
 // remove closes and removes the group. A group that is not empty stays, for
@@ -123,6 +132,9 @@ func (g *group) remove() {
 		if f != nil {
 			_ = f.Close()
 		}
+	}
+	if g.adopted {
+		return
 	}
 	for range 50 { // a zombie's exit may still hold a v1 group for a moment
 		left := os.Remove(g.dir)

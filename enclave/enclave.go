@@ -64,6 +64,8 @@ type Config struct {
 	Pids        int           // most processes and threads of the work; 0 is 4096
 	Record      string        // file for the stop record, or ""
 	JSONStop    bool          // stop record to stderr
+	Adopt       string        // cgroup directory to hold, in which something waits to execute Command; "" starts it
+	Path        string        // PATH of what Adopt names
 	Memo        int           // descriptor of Supervise, or 0
 	Sole        bool          // said by Supervise: it is PID 1
 	Line        int           // another, by which the service manager is told; or 0
@@ -79,6 +81,9 @@ func Keep(cfg Config) int {
 	runtime.LockOSThread() // the init's parent is this thread, and it is the urgent one
 	if cfg.Level == 0 {
 		cfg.Level = E3
+	}
+	if cfg.Adopt != "" {
+		cfg.Level = E4
 	}
 	if cfg.Pids == 0 {
 		cfg.Pids = 4096
@@ -114,7 +119,11 @@ func (k *keeper) keep() (*Stop, int, error) {
 		return nil, 0, err
 	}
 	defer k.program.close()
-	if err := k.startInit(); err != nil {
+	start := k.startInit
+	if k.adopts() {
+		start = k.startGuard
+	}
+	if err := start(); err != nil {
 		k.abandon()
 		return nil, 0, err
 	}
@@ -126,7 +135,9 @@ func (k *keeper) keep() (*Stop, int, error) {
 		return nil, 0, err
 	}
 	go pace(ctx, life, wallSteps(ctx, k.again), k.renew, k.renewed)
-	go k.forward()
+	if !k.adopts() { // else signals for the work are its engine's
+		go k.forward()
+	}
 	runtime.GOMAXPROCS(8) // more than there are goroutines that could have something to do
 	if k.group != nil {
 		_ = urgent() // Detect found that it works; if not any more, we are later, not wrong
@@ -148,10 +159,7 @@ func (k *keeper) prepare() (err error) {
 	if k.jkt, err = token.Thumbprint(k.key.Public()); err != nil {
 		return fmt.Errorf("making the keeper's key: %w", err)
 	}
-	if k.program, err = openProgram(k.cfg.Command); err != nil {
-		return err
-	}
-	if err := k.reach(); err != nil {
+	if err := k.find(); err != nil {
 		return err
 	}
 	pinned, err := loadTrust(k.cfg.Trust)
@@ -171,6 +179,28 @@ func (k *keeper) prepare() (err error) {
 		workload: k.program.digest, execution: k.execution, level: k.level,
 	}
 	return nil
+}
+
+// find opens the program, and makes the keys.
+func (k *keeper) find() (err error) {
+	if k.adopts() {
+		if k.group, err = adoptGroup(k.cfg.Adopt); err != nil {
+			return err
+		}
+		if k.program, err = openAdopted(k.group, k.cfg.Command, k.cfg.Path); err != nil {
+			return err
+		}
+		k.level = E4
+		if err := k.forge(); err != nil {
+			_, cure := Detect().shortOf(E4)
+			return &Refusal{Code: "run/level", Err: fmt.Errorf("holding what somebody else starts needs E4: %w", err), Cure: cure}
+		}
+		return nil
+	}
+	if k.program, err = openProgram(k.cfg.Command); err != nil {
+		return err
+	}
+	return k.reach()
 }
 
 // reach makes the keys of the best level that this machine can keep; E4 only if

@@ -18,6 +18,7 @@ import (
 const (
 	partInit       = "writ-init"
 	partSupervisor = "writ-supervisor"
+	partGuard      = "writ-guard"     // of a group that the keeper adopted
 	partTrial      = "writ-trial"     // a keeper of ProveHalt
 	partSacrifice  = "writ-sacrifice" // and its work
 )
@@ -70,6 +71,8 @@ func Reenter() (exit int, ok bool) {
 			}
 		}
 		return supervise(fd[0], fd[1], fd[2]), true
+	case partGuard:
+		return guardMain(), true
 	case partTrial:
 		level, err := ParseLevel(os.Args[2])
 		if err == nil {

@@ -62,6 +62,8 @@ func (k *keeper) forge() (err error) {
 		if err := tryUrgent(); err != nil {
 			return err
 		}
+	}
+	if k.level >= E3 && !k.adopts() {
 		if k.group, err = newGroup(k.execution, k.cfg.Pids); err != nil {
 			return err
 		}
@@ -274,6 +276,9 @@ func (k *keeper) stop() {
 	if k.kernel != nil {
 		k.kernel.set(1) // what it still sends is cut off before it is killed
 	}
+	if k.adopts() {
+		k.group.killAll() // the guard's end ends nothing
+	}
 	k.signal(unix.SIGKILL)
 	if k.group != nil || k.sole() {
 		_ = k.fuse.set(Now().Add(100 * time.Millisecond))
@@ -399,8 +404,11 @@ func (k *keeper) outcome() (exit int, said bool, err error) {
 	return 0, false, nil
 }
 
-// abandon ends an init that never got a token.
+// abandon ends an init that never got a token, and what waits in an adopted group.
 func (k *keeper) abandon() {
+	if k.adopts() {
+		k.killAll()
+	}
 	if k.init > 0 {
 		k.signal(unix.SIGKILL)
 		_, _ = unix.Wait4(k.init, nil, 0, nil)

@@ -13,6 +13,7 @@ import (
 const (
 	ExitStopped       = 124 // legitimacy lapsed
 	ExitRefused       = 125 // not started, or Writ itself failed
+	ExitHeld          = 123 // of a keeper that adopts: another one holds the cgroup
 	ExitNotExecutable = 126
 	ExitNotFound      = 127
 )

@@ -21,6 +21,7 @@ import (
 // can put another file at its path in between.
 type program struct {
 	argv        []string
+	root        *os.File // below which its files are found; nil is this process's root
 	file        *os.File
 	interpreter *os.File // of a script, else nil
 	option      string   // the one argument of a script's "#!" line
@@ -47,32 +48,35 @@ func Digest(name string) (string, error) {
 
 // openProgram finds argv[0] as execvp would. Its errors are Refusals that leave
 // with 126 (found, but not executable) or 127 (not found).
-func openProgram(argv []string) (_ *program, err error) {
+func openProgram(argv []string) (*program, error) {
 	path, err := exec.LookPath(argv[0])
 	if err != nil && !errors.Is(err, exec.ErrDot) {
 		return nil, notExecutable(argv[0], err)
 	}
 	p := &program{argv: argv}
-	defer func() {
-		if err != nil {
-			p.close()
-			err = notExecutable(argv[0], err)
-		}
-	}()
+	if err := p.digestOf(path); err != nil {
+		p.close()
+		return nil, notExecutable(argv[0], err)
+	}
+	return p, nil
+}
+
+// digestOf opens and digests the program, and its interpreter if it has one.
+func (p *program) digestOf(path string) (err error) {
 	var sum, under []byte
 	if p.file, sum, err = p.open(path); err != nil {
-		return nil, err
+		return err
 	}
 	interpreter, option, isScript, err := shebang(p.file)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if isScript {
 		if p.interpreter, under, err = p.open(interpreter); err != nil {
-			return nil, fmt.Errorf("opening its interpreter: %w", err)
+			return fmt.Errorf("opening its interpreter: %w", err)
 		}
 		if _, _, nested, err := shebang(p.interpreter); err != nil || nested {
-			return nil, errors.Join(err, errors.New("its interpreter is a script too, which is not supported"))
+			return errors.Join(err, errors.New("its interpreter is a script too, which is not supported"))
 		}
 		h := sha256.New()
 		h.Write([]byte("writ-script-v1\x00"))
@@ -82,12 +86,12 @@ func openProgram(argv []string) (_ *program, err error) {
 		sum, p.option = h.Sum(nil), option
 	}
 	p.digest = "sha256:" + hex.EncodeToString(sum)
-	return p, nil
+	return nil
 }
 
 // open opens an executable file and digests it.
 func (p *program) open(path string) (*os.File, []byte, error) {
-	f, err := os.Open(path)
+	f, err := p.openFile(path)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -95,7 +99,7 @@ func (p *program) open(path string) (*os.File, []byte, error) {
 	if err == nil && st.Mode&unix.S_IFMT != unix.S_IFREG {
 		err = &fs.PathError{Op: "execute", Path: path, Err: unix.EACCES}
 	}
-	if err == nil {
+	if err == nil && p.root == nil {
 		err = unix.Faccessat(unix.AT_FDCWD, path, unix.X_OK, unix.AT_EACCESS)
 	}
 	h := sha256.New()
@@ -107,6 +111,13 @@ func (p *program) open(path string) (*os.File, []byte, error) {
 	}
 	p.stats = append(p.stats, st)
 	return f, h.Sum(nil), nil
+}
+
+func (p *program) openFile(path string) (*os.File, error) {
+	if p.root != nil {
+		return openIn(p.root, path)
+	}
+	return os.Open(path)
 }
 
 func (p *program) stat(f *os.File) (st unix.Stat_t, err error) {

@@ -31,6 +31,8 @@ func main() {
 	flag.StringVar(&cfg.Record, "record", "", "file for the stop record")
 	flag.BoolVar(&cfg.JSONStop, "json-stop", false, "stop record to stderr")
 	flag.IntVar(&cfg.Memo, "memo", 0, "descriptor by which the supervisor learns the deadline")
+	flag.StringVar(&cfg.Adopt, "adopt", "", "cgroup directory to hold, in which something waits to execute the command, instead of starting it")
+	flag.StringVar(&cfg.Path, "path", "", "PATH by which what -adopt names finds the command")
 	flag.BoolVar(&cfg.Sole, "sole", false, "the supervisor is PID 1 of a container")
 	flag.IntVar(&cfg.Line, "line", 0, "descriptor by which the supervisor is told what the service manager should know")
 	prove := flag.String("prove-halt", "", "nonce: show that this machine can halt work, instead of running a command")
