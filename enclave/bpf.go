@@ -150,8 +150,12 @@ func (d *kernelDeadline) close() {
 func (d *kernelDeadline) load(name string, kind uint32, program []bpfInsn) (int, error) {
 	license := []byte("GPL\x00") // bpf_send_signal is for such programs only
 	log := make([]byte, 4096)
-	fd, err := bpf(bpfProgLoad, &bpfLoad{kind: kind, count: uint32(len(program)), program: pointer(&program[0]), license: pointer(&license[0]),
-		logLevel: 1, logSize: uint32(len(log)), log: pointer(&log[0])})
+	attr := &bpfLoad{kind: kind, count: uint32(len(program)), program: pointer(&program[0]), license: pointer(&license[0]),
+		logLevel: 1, logSize: uint32(len(log)), log: pointer(&log[0])}
+	fd, err := bpf(bpfProgLoad, attr)
+	for tries := 0; errors.Is(err, unix.EAGAIN) && tries < 100; tries++ { // the kernel's verifier gives up when a signal is pending, and Go sends itself some
+		fd, err = bpf(bpfProgLoad, attr)
+	}
 	runtime.KeepAlive(program)
 	runtime.KeepAlive(license)
 	if errors.Is(err, unix.ENOSPC) { // of the log only

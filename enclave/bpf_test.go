@@ -74,7 +74,7 @@ func TestKernelDeadlineAlone(t *testing.T) {
 		d.set(deadline)
 		sleepPast(deadline.Add(-50 * time.Millisecond))
 		e.lives("before the deadline")
-		e.dies(deadline)
+		e.dies(deadline.Add(scheduled)) // what waits for a processor dies when it has got it
 	}
 }
 
@@ -166,7 +166,7 @@ func TestKernelDeadlineBelowTheGroup(t *testing.T) {
 	e := tree(t, inner, 10, "sleep")
 	deadline := Now().Add(200 * time.Millisecond)
 	d.set(deadline)
-	e.dies(deadline)
+	e.dies(deadline.Add(scheduled)) // what waits for a processor dies when it has got it
 }
 
 // What is in send buffers does not leave after the deadline though keeper, init and
