@@ -102,6 +102,7 @@ export function Picture({ label, empty, draw, of, children }: { label: string; e
       if (gone || !box.current) return
       const svg = p.plot({ width, ...draw(p, width) })
       svg.querySelectorAll('style').forEach(s => s.remove()) // the policy allows none; design.css has it
+      svg.querySelectorAll('g[aria-label]').forEach(g => g.removeAttribute('aria-label')) // of a picture only the whole has a name
       svg.setAttribute('role', 'img')
       svg.setAttribute('aria-label', `${label}; the table below has the figures`)
       box.current.replaceChildren(svg)

@@ -60,7 +60,7 @@ export function NodeList({ of: o, beat, open, filters, setFilters }: { of: Overv
     </form>
     {trouble && trouble.code && <Trouble>{trouble.message}</Trouble>}
     {data && (data.total ? <>
-      <Wide list name="Nodes" head={['Node', 'State', 'Class', 'Status', 'Last decision', 'Judged by']}>
+      <Wide list name="List of nodes" head={['Node', 'State', 'Class', 'Status', 'Last decision', 'Judged by']}>
         {data.nodes.map(n => <tr key={n.subject}>
           <th scope="row"><a href={address({ node: n.subject })} onClick={e => { if (!e.ctrlKey && !e.metaKey && !e.shiftKey) { e.preventDefault(); open(n.subject) } }}><Short of={n.id ?? n.subject} /></a>{n.device && <small class="soft block">{n.device}</small>}</th>
           <td><Badge state={n.state} /></td><td>{n.class}</td><td><Badge state={n.status} /></td>
@@ -104,7 +104,7 @@ export function References({ of: o }: { of: Overview }) {
   return <section aria-labelledby="references-title">
     <h2 id="references-title">Reference sets in force</h2>
     {!inUse.length ? <p class="empty">No set is in force: every node is denied. Learn, sign and publish one (writ reference learn).</p>
-      : <Wide name="Reference sets in force" head={['Class', 'Generation', 'Digest', 'Nodes', 'Judged by it', 'Legitimate', 'In force since']}>
+      : <Wide name="Sets and their coverage" head={['Class', 'Generation', 'Digest', 'Nodes', 'Judged by it', 'Legitimate', 'In force since']}>
         {inUse.map(c => <tr key={c.class}>
           <th scope="row">{c.class}{c.reference?.base.length ? <small class="soft block">on {c.reference.base.join(', ')}</small> : null}</th>
           <td>{c.reference ? c.reference.generation : <span class="bad">none: its nodes are denied</span>}</td>
@@ -126,10 +126,10 @@ export function Rules({ of: o }: { of: Overview }) {
         <div><dt>tokens live</dt><dd>{p.token_life} s</dd></div>
         <div><dt>least enforcement</dt><dd>{p.min_level}</dd></div>
         <div><dt>operators who must agree</dt><dd>{p.approvals}</dd></div>
-        <div><dt>signatures of a reference set</dt><dd>{p.reference_threshold} of {p.reference_keys} keys</dd></div>
+        <div><dt>signatures of a reference set</dt><dd>{p.reference_keys ? `${p.reference_threshold} of ${p.reference_keys} keys` : 'no key is configured: no set can come into force'}</dd></div>
         <div><dt>roots of TPM makers</dt><dd>{p.ek_roots}{p.ek_vendors && `, bundle ${p.ek_vendors}`}</dd></div>
         {p.prove_halt_every ? <div><dt>nodes prove that they can halt</dt><dd>every {Math.round(p.prove_halt_every / 60)} min</dd></div> : null}
-        <div><dt>checkpoint</dt><dd>{number(o.checkpoint.size)} entries, root <Short of={o.checkpoint.root} />, {o.checkpoint.signatures} {o.checkpoint.signatures === 1 ? 'signature' : 'signatures'}</dd></div>
+        <div><dt>checkpoint</dt><dd>{number(o.checkpoint.size)} {o.checkpoint.size === 1 ? 'entry' : 'entries'}, root <Short of={o.checkpoint.root} />, {o.checkpoint.signatures} {o.checkpoint.signatures === 1 ? 'signature' : 'signatures'}</dd></div>
       </dl>
       <div>
         <Wide name="Token keys" head={['Token key', 'State', 'Since', 'Entry']}>

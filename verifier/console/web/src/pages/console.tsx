@@ -1,4 +1,4 @@
-import { useEffect, useMemo, useState } from 'preact/hooks'
+import { useEffect, useMemo, useRef, useState } from 'preact/hooks'
 import '../console/console.css'
 import { address, ask, useAnswer, useBeat, type Line, type Overview, type Refused, type Session } from '../console/data'
 import { NodePage } from '../console/node'
@@ -36,6 +36,11 @@ export default function Console() {
   useEffect(() => { if (o?.session && !operator) void import('../console/operator').then(setOperator) }, [o?.session])
   const ended = () => { setTold('Your session has ended. To go on as an operator, sign in again: writ sign-in'); setTurn(t => t + 1) }
   useEffect(() => { if (trouble?.code === 'session-ended') ended() }, [trouble])
+  const was = useRef(false) // signed in, as the last answer said
+  useEffect(() => { // whichever answer took the cookie back
+    if (o && was.current && !o.session) ended()
+    if (o) was.current = !!o.session
+  }, [o])
   const go = (change: Record<string, string | undefined>, push = true) => {
     history[push ? 'pushState' : 'replaceState'](null, '', address(change))
     setView(read())
@@ -47,7 +52,7 @@ export default function Console() {
   return <>
     <div class="bar">
       <Signal line={line} trouble={trouble} at={at} size={o?.size} />
-      {session && operator && <operator.SignedIn session={session} left={() => { setTold(''); setTurn(t => t + 1) }} />}
+      {session && operator && <operator.SignedIn session={session} left={() => { was.current = false; setTold(''); setTurn(t => t + 1) }} />}
     </div>
     {signIn && <SignIn code={signIn} domain={o?.domain} done={() => { setSignIn(undefined); setTold(''); setTurn(t => t + 1) }} />}
     {told && !session && <Notice tone="warn">{told}</Notice>}
@@ -80,7 +85,7 @@ function Signal({ line, trouble, at, size }: { line: Line; trouble?: Refused; at
   const [shape, tone] = away ? ['✕', 'bad'] : line === 'live' ? ['●', 'good'] : ['◐', 'warn']
   return <p class="signal" role="status" id="signal">
     <span class={tone}><span aria-hidden="true">{shape}</span> {away ? 'The verifier cannot be reached' : line === 'live' ? 'live' : line === 'connecting' ? 'connecting' : 'asking every few seconds'}</span>
-    {at > 0 && <span class="soft"> {away ? <>what is shown is of <When at={Math.floor(at / 1000)} />; trying again</> : size !== undefined && `as of ${size.toLocaleString('en')} entries`}</span>}
+    {at > 0 && <span class="soft"> {away ? <>what is shown is of <When at={Math.floor(at / 1000)} />; trying again</> : size !== undefined && `as of ${size.toLocaleString('en')} ${size === 1 ? 'entry' : 'entries'}`}</span>}
     {trouble && trouble.code && trouble.code !== 'session-ended' && <span class="bad"> {trouble.message}</span>}
   </p>
 }
