@@ -285,7 +285,7 @@ func (c *stateCheck) compare(ctx context.Context) error {
 	if err := c.one(ctx, retainedKey, &c.given); err != nil {
 		return err
 	}
-	for _, compare := range []func(context.Context) error{c.compareNodes, c.compareKeysOfNodes, c.compareOver, c.compareDecisions, c.compareEvidence, c.compareDomain, c.compareReferences, c.compareJoins, c.comparePending, c.compareOpenings} {
+	for _, compare := range []func(context.Context) error{c.compareNodes, c.compareSubjects, c.compareKeysOfNodes, c.compareOver, c.compareDecisions, c.compareEvidence, c.compareDomain, c.compareReferences, c.compareJoins, c.comparePending, c.compareOpenings} {
 		if err := compare(ctx); err != nil {
 			return err
 		}

@@ -22,7 +22,7 @@ type nodeCheck struct {
 
 	eks, aks, devices map[string]uint64 // all it was ever enrolled with: pseudonym or digest -> entry
 
-	status, state, jkt, prev, boot       claimed[string]
+	status, state, jkt, prev, boot, set  claimed[string]
 	counter, seq, ended, base, run, last claimed[uint64]
 	deadline, halted                     claimed[int64]
 	doubt                                claimed[bool]
@@ -119,7 +119,7 @@ func (c *stateCheck) enrol(leaf ledger.Leaf, rec bundle.Enrolled, index uint64) 
 
 // decide moves the node as a decision does.
 func (c *stateCheck) decide(n *nodeCheck, index uint64, leaf ledger.Leaf, rec bundle.Decision) {
-	n.state, n.last, n.seq = say(rec.To, index), say(index, index), say(rec.Seq, index)
+	n.state, n.last, n.seq, n.set = say(rec.To, index), say(index, index), say(rec.Seq, index), say(rec.References, index)
 	if rec.Token == nil {
 		n.ended = say(rec.Seq, index)
 		c.endRun(leaf.Subject, n, 0, index)
@@ -215,12 +215,30 @@ func (c *stateCheck) compareNode(ctx context.Context, where string, n *nodeCheck
 	differs(c, where, "proven boot", n.boot, string(encode(row.Boot)))
 	if row.Last != nil {
 		differs(c, where, "last decision", n.last, row.Last.Index)
+		if row.Last.References != "" { // else its row is of before that was noted
+			differs(c, where, "set of the last decision", n.set, row.Last.References)
+		}
 	} else if n.last.known {
 		c.problem(where, "it has no last decision; entry %d is one", n.last.entry)
 	}
 	if row.Boot != nil {
 		c.needs(ctx, where, "its state", append([]string{row.Boot.BootLog}, row.IMAChunks...)...)
 	}
+}
+
+// compareSubjects holds the rows that say whose a pseudonym is against the nodes. A
+// node that enrolled before they were kept has none.
+func (c *stateCheck) compareSubjects(ctx context.Context) error {
+	return c.each(ctx, kindSubject, func(id string, value []byte) error {
+		var node string
+		if err := decode(value, &node); err != nil {
+			return err
+		}
+		if c.subject(node) != id || c.nodes[id] == nil {
+			c.problem(kindSubject+" "+id, "its row says that it is of node %.64q, which no entry says", node)
+		}
+		return nil
+	})
 }
 
 // compareKeysOfNodes holds the rows that say whose a key or a device is against the

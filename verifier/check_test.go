@@ -347,3 +347,26 @@ func flipAll(t *testing.T, path string, find []byte) {
 		t.Fatal(err)
 	}
 }
+
+// TestPseudonymOfAnotherNode: a row that gives a pseudonym to another node, or a node
+// another set than judged it, would show one for the other.
+func TestPseudonymOfAnotherNode(t *testing.T) {
+	t.Parallel()
+	d, n := ready(t)
+	d.mustGrant(n)
+	if found := d.fsckState(); len(found) > 0 {
+		t.Fatalf("a sound state: %v", found)
+	}
+	raw, ok, err := d.log.Get(ctx, ledger.Key{Kind: "node", ID: n.id})
+	if err != nil || !ok {
+		t.Fatal(err)
+	}
+	d.meddle(nil, ledger.Put{Key: ledger.Key{Kind: "subject", ID: d.Subject(n.id)}, Value: []byte(`"other"`)},
+		ledger.Put{Key: ledger.Key{Kind: "node", ID: n.id}, Value: edit(t, raw, func(row map[string]any) { row["last"].(map[string]any)["references"] = "ab" })})
+	found := fmt.Sprint(d.fsckState())
+	for _, want := range []string{`of node "other"`, "its set of the last decision is ab"} {
+		if !strings.Contains(found, want) {
+			t.Errorf("found %s, want %s", found, want)
+		}
+	}
+}

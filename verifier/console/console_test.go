@@ -78,3 +78,20 @@ func TestNoInlineScriptAndOnlyProofRunsWebAssembly(t *testing.T) {
 		}
 	}
 }
+
+// TestPagesAreSmall: whatever a page loads of its own is at most 300 KB, packed.
+func TestPagesAreSmall(t *testing.T) {
+	p, err := New(Names)
+	if err != nil {
+		t.Fatal(err)
+	}
+	total := 0
+	for name := range p.files {
+		if asset, ok := strings.CutPrefix(name, "assets/"); ok && !strings.HasPrefix(asset, "core/") {
+			total += get(t, p, name, "Accept-Encoding", "gzip").Body.Len()
+		}
+	}
+	if total == 0 || total > 300_000 {
+		t.Errorf("all pages together are %d bytes", total)
+	}
+}
