@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -28,6 +29,7 @@ type Domain struct {
 	Issuer   string            // https://dev.invalid
 	Audience string            // what Token is for
 	URL      string            // https://127.0.0.1:PORT, the verifier's own address
+	Admin    string            // http://127.0.0.1:PORT, its admin address
 	CA       *x509.Certificate // behind the verifier's certificate
 	Dir      string
 	bin      string
@@ -83,9 +85,13 @@ func Start(t *testing.T, lines ...string) *Domain {
 	case <-time.After(2 * time.Minute):
 		t.Fatal("writ dev did not become ready in two minutes")
 	}
+	d.Admin = admin.FindString(strings.Join(said, "\n"))
 	d.connect(t)
 	return d
 }
+
+// admin is the admin address among what `writ dev` says.
+var admin = regexp.MustCompile(`http://127\.0\.0\.1:[0-9]+`)
 
 // connect makes a client for which dev.invalid is the verifier's address.
 func (d *Domain) connect(t *testing.T) {

@@ -1,0 +1,3 @@
+// Package monitoring holds docs/monitoring against Prometheus's own parsers and a
+// running verifier.
+package monitoring
