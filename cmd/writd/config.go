@@ -135,7 +135,7 @@ func decodeConfig(raw []byte) (*config, error) {
 }
 
 // openable are the pages that may be opened outside `writ dev`.
-var openable = []string{"console", "proof", "health"}
+var openable = []string{"console", "proof", "health", "lineage"}
 
 var domainRE = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]{0,253}[a-z0-9])?$`)
 

@@ -42,7 +42,7 @@ var layers = map[string]string{
 	"verifier/bundle":          "evidence tpm verifier/appraisal verifier/ledger verifier/reference verifier/rotation verifier/token",
 	"verifier":                 "evidence tpm tpm/ekroots tpm/eventlog tpm/ima verifier/appraisal verifier/protocol verifier/bundle verifier/keys verifier/ledger verifier/reference verifier/rotation verifier/token",
 	"verifier/fleet":           "evidence tpm/ima verifier verifier/appraisal verifier/bundle verifier/ledger verifier/protocol verifier/reference",
-	"verifier/api":             "internal/replay evidence verifier verifier/appraisal verifier/console verifier/fleet verifier/protocol verifier/bundle verifier/keys verifier/ledger verifier/token",
+	"verifier/api":             "internal/replay evidence verifier verifier/appraisal verifier/console verifier/fleet verifier/protocol verifier/bundle verifier/keys verifier/ledger verifier/lineage verifier/token",
 	"verifier/console":         "",
 	"verifier/console/wasm":    "verifier/appraisal verifier/bundle",
 	"verifier/client":          "evidence verifier/protocol verifier/bundle verifier/keys verifier/ledger verifier/rotation verifier/token",

@@ -81,6 +81,7 @@ type Server struct {
 	metrics *metrics
 	ready   probe
 	figures figures
+	runs    *runs // nil while the page /lineage is closed
 	openapi []byte
 	pages   *console.Pages
 
@@ -88,7 +89,7 @@ type Server struct {
 	fleet    *fleet.Fleet // nil: the console is closed
 	boots    *lane
 	watchers watchers
-	running  sync.WaitGroup // what reads for the console
+	running  sync.WaitGroup // what reads for the pages
 
 	stopping chan struct{} // closed when Shutdown begins
 	stop     sync.Once
@@ -128,6 +129,9 @@ func New(cfg Config) (*Server, error) {
 	if slices.Contains(cfg.Pages, "console") {
 		s.fleet = fleet.New(fleet.Config{Service: cfg.Service, Slog: cfg.Log, Now: cfg.Now})
 	}
+	if s.pages.Open("lineage") {
+		s.runs = newRuns()
+	}
 	s.metrics = newMetrics(s)
 	if s.openapi, err = openAPI(cfg.Version, append(s.publicRoutes(), s.adminRoutes()...)); err != nil {
 		return nil, fmt.Errorf("starting the API: %w", err)
@@ -148,6 +152,9 @@ func (s *Server) Serve(l net.Listener) error {
 	s.running.Go(func() { s.svc.Follow(ctx) })
 	if s.fleet != nil {
 		s.running.Go(func() { s.fleet.Run(ctx) })
+	}
+	if s.runs != nil {
+		s.running.Go(func() { s.followRuns(ctx) })
 	}
 	return serve(s.public, tls.NewListener(l, s.tls))
 }

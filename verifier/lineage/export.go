@@ -58,9 +58,18 @@ var ErrNoSubject = errors.New("the execution has no workload digest")
 // Native returns the lineage as JSON.
 func (l *Lineage) Native() ([]byte, error) { return json.Marshal(l) }
 
-// InToto returns a DSSE envelope, signed with key, of an in-toto statement: the
-// workload was let run on these inputs. [ErrNoSubject] without a workload.
+// InToto returns a DSSE envelope, signed with key, of [Lineage.Statement].
 func (l *Lineage) InToto(key ed25519.PrivateKey) ([]byte, error) {
+	payload, err := l.Statement()
+	if err != nil {
+		return nil, err
+	}
+	return envelope(payload, key)
+}
+
+// Statement returns an in-toto statement, which nobody has signed: the workload was
+// let run on these inputs. [ErrNoSubject] without a workload.
+func (l *Lineage) Statement() ([]byte, error) {
 	x := &l.Execution
 	alg, sum, ok := strings.Cut(x.Workload, ":")
 	if !ok {
@@ -95,7 +104,7 @@ func (l *Lineage) InToto(key ed25519.PrivateKey) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("writing an in-toto statement: %w", err)
 	}
-	return envelope(payload, key)
+	return payload, nil
 }
 
 // envelope signs a payload: DSSE v1.0.2.

@@ -1,5 +1,7 @@
 package protocol
 
+import "encoding/json"
+
 // Health is how a verifier is: GET /v1/public/health, where the page is open.
 type Health struct {
 	At       int64    `json:"at"` // Unix seconds, by the verifier's clock
@@ -35,4 +37,42 @@ type Bucket struct {
 type Growth struct {
 	At   int64  `json:"at"`
 	Size uint64 `json:"size"`
+}
+
+// Executions are those found, the latest first: GET
+// /v1/public/executions?q=&node=&from=&to=&before=, where the page is open.
+type Executions struct {
+	Size       uint64      `json:"size"` // of the log
+	Read       uint64      `json:"read"` // entries read so far: below Size there may be more to find
+	Executions []Execution `json:"executions"`
+	More       bool        `json:"more"` // ask again with before: the entry of the last one
+}
+
+// Execution is a run in short. Times are Unix seconds.
+type Execution struct {
+	Exec      string `json:"exec"`
+	Parent    string `json:"parent,omitempty"`
+	Node      string `json:"node"` // pseudonym in this domain's log
+	Workload  string `json:"workload,omitempty"`
+	Basis     string `json:"workload_basis"` // "measured", "asserted", "none"
+	Level     string `json:"level"`
+	Entry     uint64 `json:"entry"` // of the first token
+	Started   int64  `json:"started"`
+	Expires   int64  `json:"expires"` // of the last token
+	Last      int64  `json:"last"`    // entry
+	Tokens    int    `json:"tokens"`
+	Ended     bool   `json:"ended"`
+	Cause     string `json:"cause,omitempty"`
+	Confirmed bool   `json:"confirmed,omitempty"`
+	LatencyUS int64  `json:"latency_us,omitempty"`
+	Children  int    `json:"children"`
+}
+
+// Told is the life of an execution: GET /v1/public/lineage?exec=.
+type Told struct {
+	Now      int64           `json:"now"`
+	Lineage  json.RawMessage `json:"lineage"` // as writ lineage export --format native
+	Children []Execution     `json:"children"`
+	Omitted  int             `json:"omitted"` // entries that are not listed, since there are so many
+	Gone     int             `json:"gone"`    // entries that retention gave up
 }
