@@ -19,8 +19,10 @@ import (
 const (
 	lineageCost = 50 // in public reads
 	runsPerPage = 50
-	toldEntries = 400       // of one execution on the page
-	toldWhole   = 2000      // of one execution in a file
+	toldEntries = 400       // of the execution on the page
+	toldOthers  = 4         // of each that led to it
+	toldWhole   = 2000      // of the execution in a file
+	toldLed     = 500       // of each that led to it
 	toldAtOnce  = 2         // each reads that many entries
 	runsHorizon = 2_000_000 // entries that are read when the verifier starts
 	runsCalm    = 200 * time.Millisecond
@@ -51,10 +53,10 @@ func (r *runs) find(q lineage.Query) (found []lineage.Summary, more bool) {
 	return r.index.Find(q, runsPerPage)
 }
 
-func (r *runs) entries(exec string, most int) (indices []uint64, children []lineage.Summary, omitted int, err error) {
+func (r *runs) entries(exec string, own, others int) (indices []uint64, children []lineage.Summary, omitted, short int, err error) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	return r.index.Entries(exec, most)
+	return r.index.Entries(exec, own, others)
 }
 
 // take adds what there is of the entries from one to before another. An entry that
@@ -154,22 +156,23 @@ func runsOf(found []lineage.Summary) []protocol.Execution {
 // told is a lineage as it can be told now.
 type told struct {
 	*lineage.Lineage
-	children      []lineage.Summary
-	omitted, gone int
+	children             []lineage.Summary
+	omitted, short, gone int
 }
 
-// tell reads the lineage of an execution from the log. most bounds the entries.
-func (s *Server) tell(ctx context.Context, exec string, most int) (*told, error) {
+// tell reads the lineage of an execution from the log: of its own entries, and of
+// those of the executions that led to it, at most so many.
+func (s *Server) tell(ctx context.Context, exec string, own, others int) (*told, error) {
 	leave, ok := s.runs.tellers.enter(ctx)
 	if !ok {
 		return nil, &httpError{status: http.StatusServiceUnavailable, code: codeBusy, detail: "too many lineages are being read", retry: 2}
 	}
 	defer leave()
-	indices, children, omitted, err := s.runs.entries(exec, most)
+	indices, children, omitted, short, err := s.runs.entries(exec, own, others)
 	if errors.Is(err, lineage.ErrUnknown) {
 		return nil, protocol.Refuse(protocol.NotFound, "the log has no execution %.64q in the %d of its %d entries that were read", exec, s.runs.next(), s.svc.Log().Size())
 	}
-	t := &told{children: children, omitted: omitted}
+	t := &told{children: children, omitted: omitted, short: short}
 	var log lineage.Log
 	for _, index := range indices {
 		raw, err := s.svc.Log().Entry(ctx, index)
@@ -195,7 +198,7 @@ func (s *Server) tell(ctx context.Context, exec string, most int) (*told, error)
 }
 
 func (s *Server) lineage(q *call) error {
-	t, err := s.tell(q.Request().Context(), q.QueryParam("exec"), toldEntries)
+	t, err := s.tell(q.Request().Context(), q.QueryParam("exec"), toldEntries, toldOthers)
 	if err != nil {
 		return err
 	}
@@ -216,12 +219,12 @@ func (s *Server) lineageExport(q *call) error {
 	if !ok {
 		return malformed("format %.20q: expected native, in-toto or rfc-eg-0010", format)
 	}
-	t, err := s.tell(q.Request().Context(), exec, toldWhole)
+	t, err := s.tell(q.Request().Context(), exec, toldWhole, toldLed)
 	if err != nil {
 		return err
 	}
-	if t.omitted > 0 || t.gone > 0 {
-		return protocol.Refuse(protocol.IllegalAct, "the file would lack %d entries that are too many and %d that retention gave up; writ lineage export writes all that there are", t.omitted, t.gone)
+	if left := t.omitted + t.short; left > 0 || t.gone > 0 {
+		return protocol.Refuse(protocol.IllegalAct, "the file would lack %d entries that are too many and %d that retention gave up; writ lineage export writes all that there are", left, t.gone)
 	}
 	raw, err := export(t.Lineage)
 	if errors.Is(err, lineage.ErrNoSubject) {

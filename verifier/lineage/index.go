@@ -173,40 +173,46 @@ func (r *run) until() int64 {
 }
 
 // Entries are the entries that a lineage is told from: with the run's own those of
-// the runs that led to it, and the first ones of all their children. most is how many
-// of the run are listed, the first and the last, and fewer of the others; omitted
-// counts those left out. [ErrUnknown] when there is no such run.
-func (x *Index) Entries(exec string, most int) (indices []uint64, children []Summary, omitted int, err error) {
+// the runs that led to it, and the first ones of all their children. own is how many
+// of the run are listed at most, the first and the last, others how many of each
+// other run; omitted and short count what is left out. [ErrUnknown] when there is no
+// such run.
+func (x *Index) Entries(exec string, own, others int) (indices []uint64, children []Summary, omitted, short int, err error) {
 	r := x.runs[exec]
 	if r == nil {
-		return nil, nil, 0, fmt.Errorf("%w: %s", ErrUnknown, exec)
+		return nil, nil, 0, 0, fmt.Errorf("%w: %s", ErrUnknown, exec)
 	}
-	for _, c := range r.children[:min(len(r.children), most)] {
+	for _, c := range r.children[:min(len(r.children), own)] {
 		children = append(children, c.Summary)
 	}
-	seen := map[*run]bool{}
-	for p := r; p != nil && !seen[p] && len(seen) < maxParents; p = x.runs[p.Parent] {
+	seen := map[*run]bool{r: true}
+	indices, omitted = r.some(own)
+	for p := x.runs[r.Parent]; p != nil && !seen[p] && len(seen) < maxParents; p = x.runs[p.Parent] {
 		seen[p] = true
-		own, born := p.events, p.children
-		if n := len(own); n > most {
-			own = append(slices.Clone(own[:most/4]), own[n-(most-most/4):]...)
-			omitted += n - most
-		}
-		if n := len(born); n > most {
-			born = born[:most]
-			omitted += n - most
-		}
-		indices = append(append(indices, p.base), own...)
-		for _, c := range born {
-			indices = append(indices, c.Entry)
-		}
-		if p == r {
-			most = max(4, most/maxParents)
-		}
+		more, left := p.some(others)
+		indices, short = append(indices, more...), short+left
 	}
 	slices.Sort(indices)
-	return slices.Compact(indices), children, omitted, nil
+	return slices.Compact(indices), children, omitted, short, nil
 }
 
 // maxParents is how far back a lineage is told.
 const maxParents = 64
+
+// some are the decision that a run rests on, up to most of its entries, the first and
+// the last, and the first entries of up to most of its children.
+func (r *run) some(most int) (indices []uint64, left int) {
+	indices = append([]uint64{r.base}, r.events...)
+	if n := len(r.events); n > most {
+		indices = append(indices[:1+most/4], r.events[n-(most-most/4):]...)
+		left = n - most
+	}
+	born := r.children
+	if n := len(born); n > most {
+		born, left = born[:most], left+n-most
+	}
+	for _, c := range born {
+		indices = append(indices, c.Entry)
+	}
+	return indices, left
+}

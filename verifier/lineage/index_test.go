@@ -115,15 +115,15 @@ func TestIndexedLineageIsTheWholeLogs(t *testing.T) {
 		all = append(all, uint64(i))
 	}
 	for _, exec := range []string{"a", "b", "c", "d"} {
-		some, _, omitted, err := x.Entries(exec, 100)
-		if err != nil || omitted != 0 {
-			t.Fatalf("%s: %d omitted, %v", exec, omitted, err)
+		some, _, omitted, short, err := x.Entries(exec, 100, 100)
+		if err != nil || omitted+short != 0 {
+			t.Fatalf("%s: %d and %d omitted, %v", exec, omitted, short, err)
 		}
 		if got, want := tell(some, exec), tell(all, exec); got != want {
 			t.Errorf("%s from %v:\n%s\nfrom all:\n%s", exec, some, got, want)
 		}
 	}
-	if _, _, _, err := x.Entries("e", 100); !errors.Is(err, ErrUnknown) {
+	if _, _, _, _, err := x.Entries("e", 100, 100); !errors.Is(err, ErrUnknown) {
 		t.Errorf("unknown run: %v", err)
 	}
 }
@@ -152,13 +152,17 @@ func TestManyRuns(t *testing.T) {
 	for range 100 {
 		admit("run-4", "")
 	}
-	some, _, omitted, err := x.Entries("run-4", 8)
-	if err != nil || omitted != 93 || fmt.Sprint(some) != "[0 4 5 99 100 101 102 103 104]" {
+	some, _, omitted, short, err := x.Entries("run-4", 8, 4)
+	if err != nil || omitted != 93 || short != 0 || fmt.Sprint(some) != "[0 4 5 99 100 101 102 103 104]" {
 		t.Errorf("%v, %d omitted, %v", some, omitted, err)
+	}
+	admit("child", "run-4")
+	if _, _, omitted, short, err := x.Entries("child", 8, 4); err != nil || omitted != 0 || short != 97 {
+		t.Errorf("%d omitted, %d of its parent, %v", omitted, short, err)
 	}
 	admit("x", "y") // parents in a circle
 	admit("y", "x")
-	if some, _, _, err := x.Entries("x", 8); err != nil || len(some) == 0 {
+	if some, _, _, _, err := x.Entries("x", 8, 8); err != nil || len(some) == 0 {
 		t.Errorf("%v, %v", some, err)
 	}
 }

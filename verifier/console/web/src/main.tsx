@@ -6,6 +6,7 @@ import { Frame, Trouble } from './widgets'
 const pages: Record<string, () => Promise<{ default: ComponentType }>> = {
   health: () => import('./pages/health'),
   console: () => import('./pages/console'),
+  lineage: () => import('./pages/lineage'),
   proof: () => import('./pages/proof'),
 }
 

@@ -9,6 +9,7 @@ const states: Record<string, [shape: string, tone: string]> = {
   ok: ['✓', 'good'], failed: ['✕', 'bad'], ready: ['✓', 'good'], 'not ready': ['✕', 'bad'],
   grant: ['✓', 'good'], deny: ['✕', 'bad'], affirming: ['✓', 'good'], warning: ['◐', 'warn'], contraindicated: ['✕', 'bad'], none: ['–', 'soft'],
   allowed: ['✓', 'good'], unknown: ['?', 'warn'], vulnerable: ['!', 'bad'], unjudged: ['–', 'soft'],
+  running: ['●', 'good'], ended: ['■', 'soft'], unreported: ['?', 'warn'], measured: ['✓', 'good'], asserted: ['◐', 'warn'],
   denied: ['✕', 'bad'], invalid: ['✕', 'bad'], partial: ['◐', 'warn'],
 }
 
