@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"reflect"
@@ -90,7 +91,7 @@ func (s *Service) personal(slot ledger.Slot, n *Node, req evidence.Request, c *t
 }
 
 func recordToken(c *token.Claims, req evidence.Request, base uint64) *bundle.Token {
-	return &bundle.Token{ID: c.ID, Audience: c.Audience, Issued: c.IssuedAt, Expires: c.Expires, Seq: c.Writ.Seq, Prev: c.Writ.Prev, JKT: c.Confirm.JKT,
+	return &bundle.Token{ID: c.ID, Audience: c.Audience, Issued: c.IssuedAt, Expires: c.Expires, Seq: c.Writ.Seq, Prev: c.Writ.Prev, JKT: c.Confirm.JKT, X5T: c.Confirm.X5T,
 		Exec: c.Writ.Execution, Parent: req.Parent, Keeper: req.Keeper, Key: req.Key, Image: req.Image, Workload: c.Writ.Workload, Level: c.Writ.Level, Epoch: c.Writ.Epoch, Base: base}
 }
 
@@ -98,10 +99,16 @@ func recordToken(c *token.Claims, req evidence.Request, base uint64) *bundle.Tok
 // token, for one execution or another audience. It rests on the same verdict,
 // ends at the same second, and costs no quote.
 func (s *Service) Token(ctx context.Context, base *token.Claims, req evidence.Request) (*protocol.Grant, error) {
+	return s.Bound(ctx, base, req, "")
+}
+
+// Bound is Token, but bound to the client certificate of a thumbprint, which was shown
+// beside the proof, instead of the node's key; "": to that all the same.
+func (s *Service) Bound(ctx context.Context, base *token.Claims, req evidence.Request, x5t string) (*protocol.Grant, error) {
 	if err := s.ClockSound(); err != nil {
 		return nil, err
 	}
-	if err := s.permitted(req); err != nil {
+	if err := errors.Join(s.permitted(req), s.mayBind(base, req, x5t)); err != nil {
 		return nil, err
 	}
 	node, ok := s.nodeOf(base.Subject)
@@ -112,7 +119,7 @@ func (s *Service) Token(ctx context.Context, base *token.Claims, req evidence.Re
 	if err != nil {
 		return nil, err
 	}
-	digest := hexSum(req.Marshal())
+	digest := hexSum(append(req.Marshal(), x5t...))
 	var claims *token.Claims
 	var kid string
 	var again *Request
@@ -137,6 +144,9 @@ func (s *Service) Token(ctx context.Context, base *token.Claims, req evidence.Re
 		}
 		c := *base
 		c.IssuedAt, c.NotBefore = slot.At.Unix(), slot.At.Unix()
+		if x5t != "" {
+			c.Confirm = token.Confirm{X5T: x5t}
+		}
 		if c.Expires <= c.IssuedAt {
 			return ledger.Change{}, protocol.Refuse(protocol.TokenRevoked, "the base token expired; attest anew")
 		}
@@ -158,6 +168,21 @@ func (s *Service) Token(ctx context.Context, base *token.Claims, req evidence.Re
 		return nil, err
 	}
 	return s.sign(claims, kid, receipts[0].Proof)
+}
+
+// mayBind refuses to bind a token to a certificate where the key of cnf must be the
+// node's own: the verifier and keepers take no other, and a key that lives in the TPM
+// is not given up for one that lives anywhere.
+func (s *Service) mayBind(base *token.Claims, req evidence.Request, x5t string) error {
+	switch {
+	case x5t == "":
+		return nil
+	case req.Audience == s.EnclaveAudience() || req.Execution != "":
+		return protocol.Refuse(protocol.RequestRefused, "tokens for the enclave are bound to the node's key; bind one for another audience")
+	case base.Writ.Key == "tpm":
+		return protocol.Refuse(protocol.RequestRefused, "the node's key lives in its TPM; a client certificate's would not")
+	}
+	return nil
 }
 
 // errAnswered leaves a Build because the request was answered before.

@@ -29,7 +29,7 @@ type gateFlags struct {
 	trust, audience, origin, proxy, listen, logs string
 	upstream                                     string
 	status                                       string
-	noFeed                                       bool
+	noFeed, certificates                         bool
 }
 
 func newGate() *cobra.Command {
@@ -68,6 +68,7 @@ Let only the proxy reach --listen: what it says of a request is believed.`,
 	f.StringVar(&g.audience, "audience", "", "`audience` that tokens must be for")
 	f.StringVar(&g.origin, "origin", "", "scheme and host that clients use, a `URL`")
 	f.StringVar(&g.proxy, "proxy", "", "the proxy that asks: "+gate.Proxies())
+	f.BoolVar(&g.certificates, "client-certificates", false, "let tokens pass that are bound to client certificates, which the proxy names: see docs/operations.md")
 	f.StringVar(&g.listen, "listen", "127.0.0.1:8480", "`address` to listen on, or unix:PATH")
 	f.StringVar(&g.upstream, "upstream", "", "forward to this `URL` what passes")
 	f.BoolVar(&g.noFeed, "no-feed", false, "do without the feed of revocations")
@@ -87,7 +88,7 @@ func (g *gateFlags) run(cmd *cobra.Command) error {
 	log := newLogger(cmd.ErrOrStderr(), g.logs)
 	cfg := gate.Config{
 		Issuer: trust.IssuerURL(), Domain: trust.Domain, Keys: trust.TokenKeys, LogKeys: trust.Log, Root: trust.Root, Audience: g.audience,
-		Origin: g.origin, Proxy: gate.Proxy(g.proxy), Feed: !g.noFeed, Now: time.Now, Log: log,
+		Origin: g.origin, Proxy: gate.Proxy(g.proxy), Certificates: g.certificates, Feed: !g.noFeed, Now: time.Now, Log: log,
 	}
 	if g.upstream != "" {
 		if cfg.Upstream, err = url.Parse(g.upstream); err != nil || cfg.Upstream.Host == "" {

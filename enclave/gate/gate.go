@@ -44,6 +44,10 @@ type Config struct {
 
 	Origin string // scheme and host that clients use, "https://api.example.org"
 	Proxy  Proxy  // which proxy asks; not needed with an upstream alone
+	// Certificates says that the proxy tells of each request which client certificate the
+	// connection was made with, or that there was none, whatever the client itself says:
+	// then tokens bound to certificates pass (RFC 8705). Without it they do not.
+	Certificates bool
 	// Upstream is where requests that pass are forwarded. Nil: the gate only answers
 	// /v1/authz.
 	Upstream *url.URL
@@ -108,6 +112,9 @@ func New(cfg Config) (*Gate, error) {
 	}
 	if cfg.Proxy != "" && !cfg.Proxy.known() {
 		return nil, fmt.Errorf("unknown proxy %q; known are %s", cfg.Proxy, Proxies())
+	}
+	if cfg.Certificates && cfg.Proxy == "" {
+		return nil, errors.New("client certificates are known to a proxy alone: say which one asks")
 	}
 	book, err := rotation.New(cfg.Domain, rotation.Pins{Log: cfg.LogKeys, Root: cfg.Root, Keys: cfg.Keys})
 	if err != nil {
@@ -212,6 +219,11 @@ func (g *Gate) drop(p *pass) {
 // query), or returns the refusal.
 func (g *Gate) decide(ctx context.Context, h http.Header, method, path string) (*pass, *refusal) {
 	auth, proof := h.Values("Authorization"), h.Values("DPoP")
+	if len(auth) == 1 && len(proof) == 0 && g.cfg.Certificates {
+		if scheme, tok, _ := strings.Cut(auth[0], " "); strings.EqualFold(scheme, "Bearer") {
+			return g.decideCertified(ctx, h, tok)
+		}
+	}
 	if len(auth) != 1 || len(proof) != 1 {
 		return nil, unauthenticated("", "exactly one Authorization: DPoP header and one DPoP header are required")
 	}

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -53,6 +54,7 @@ type call struct {
 	session *session      // the one that a browser shows; nil: none
 	claims  *token.Claims // nodeKey, endedKey: of the token presented
 	kid     string        // of the key that signed it
+	x5t     string        // of the client certificate that a token is to be bound to
 }
 
 // guard lets a request through to its handler if it is for us, in form, and has
@@ -165,6 +167,9 @@ func (s *Server) identify(q *call) error {
 	if now := s.cfg.Now(); now.Before(leaf.NotBefore) || now.After(leaf.NotAfter) {
 		return unauthenticated(operator, "the client certificate has expired")
 	}
+	if keys.SelfIssued(leaf) {
+		return q.binds(leaf)
+	}
 	o, err := keys.OperatorOf(leaf, s.svc.Domain())
 	if err != nil {
 		return unauthenticated(operator, "the client certificate is not an operator's")
@@ -176,6 +181,19 @@ func (s *Server) identify(q *call) error {
 		return unauthenticated(q.auth, "a client certificate is no credential here; show none")
 	}
 	return s.role(q, o)
+}
+
+// binds takes a certificate that is nobody's credential where a token can be bound to it.
+func (q *call) binds(leaf *x509.Certificate) error {
+	switch {
+	case q.auth == operator:
+		return unauthenticated(operator, "the client certificate is not an operator's")
+	case q.auth != public && !q.route.binds:
+		return unauthenticated(q.auth, "a client certificate is no credential here; show none")
+	case q.route.binds:
+		q.x5t = token.CertificateThumbprint(leaf.Raw)
+	}
+	return nil
 }
 
 // role lets an operator go on who has one of the route's roles.

@@ -67,7 +67,7 @@ func (s *Server) token(q *call) error {
 	if err != nil {
 		return malformed("%v", err)
 	}
-	out, err := s.svc.Token(q.Request().Context(), q.claims, req)
+	out, err := s.svc.Bound(q.Request().Context(), q.claims, req, q.x5t)
 	if err != nil {
 		return err
 	}

@@ -50,8 +50,12 @@ func (s *Server) introspect(q *call) error {
 	if c == nil {
 		return q.answer(protocol.Introspection{})
 	}
-	return q.answer(protocol.Introspection{Active: true, TokenType: "DPoP", Issuer: c.Issuer, Subject: c.Subject, Audience: c.Audience,
-		IssuedAt: c.IssuedAt, NotBefore: c.NotBefore, Expires: c.Expires, ID: c.ID, Confirm: &protocol.Confirmation{JKT: c.Confirm.JKT}})
+	kind := "DPoP"
+	if c.Confirm.X5T != "" {
+		kind = "Bearer" // RFC 8705 section 3: with the certificate of cnf
+	}
+	return q.answer(protocol.Introspection{Active: true, TokenType: kind, Issuer: c.Issuer, Subject: c.Subject, Audience: c.Audience,
+		IssuedAt: c.IssuedAt, NotBefore: c.NotBefore, Expires: c.Expires, ID: c.ID, Confirm: &protocol.Confirmation{JKT: c.Confirm.JKT, X5T: c.Confirm.X5T}})
 }
 
 // revoke is RFC 7009. A token that nobody here issued, or that has expired, is as

@@ -30,6 +30,7 @@ func (s *Server) discovery(q *call) error {
 		"subject_types_supported":                       []string{"public"},
 		"id_token_signing_alg_values_supported":         []string{"ES256"},
 		"dpop_signing_alg_values_supported":             []string{"ES256"},
+		"tls_client_certificate_bound_access_tokens":    true,
 		"claims_supported":                              []string{"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "cnf", "eat_profile", "eat_nonce", "ear_status", "submods", "status", "writ"},
 	}
 	if s.svc.Exchanges("") {

@@ -17,6 +17,7 @@ type route struct {
 	roles        []keys.Role // operator, holder: any of these; none contains another
 	proves       bool        // its success shows that the connection is a node's
 	stream       bool
+	binds        bool   // its token can be bound to a client certificate that is nobody's credential
 	browser      bool   // an operator's session counts, too: as a credential, or where anybody may read, for what more to show
 	leaves       bool   // it only ends the session
 	cost         int    // public: of one call, in reads; 0: one
@@ -60,7 +61,7 @@ func (s *Server) publicRoutes() []route {
 		// Nodes.
 		{method: post, path: "/v1/challenges", auth: evidential, in: mediaJSON, max: maxMessage, out: mediaJSON, name: "challenge", about: "Ask for a nonce to attest with.", takes: protocol.ChallengeRequest{}, gives: protocol.Challenge{}, handle: s.challenge},
 		{method: post, path: "/v1/attestations", auth: evidential, proves: true, in: mediaEvidence, max: evidence.MaxSize, out: mediaJSON, name: "attest", about: "Send evidence; the answer is a token, or a denial with its verdict.", gives: protocol.Outcome{}, handle: s.attest},
-		{method: post, path: "/v1/tokens", auth: nodeKey, proves: true, in: mediaJSON, max: maxMessage, out: mediaJSON, name: "token", about: "Get a further token on the strength of a base token.", takes: evidence.Request{}, gives: protocol.Grant{}, handle: s.token},
+		{method: post, path: "/v1/tokens", auth: nodeKey, proves: true, binds: true, in: mediaJSON, max: maxMessage, out: mediaJSON, name: "token", about: "Get a further token on the strength of a base token.", takes: evidence.Request{}, gives: protocol.Grant{}, handle: s.token},
 		{method: post, path: "/v1/stops", auth: endedKey, proves: true, in: mediaJSON, max: maxMessage, out: mediaJSON, name: "stopped", about: "Record the end of an execution.", takes: bundle.Stop{}, gives: protocol.Stopped{}, handle: s.stopped},
 		{method: get, path: "/v1/nodes/:id/events", auth: endedKey, proves: true, stream: true, out: mediaEvents, name: "events", about: "Follow the signed events that end the node's tokens.", handle: s.events},
 

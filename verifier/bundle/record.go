@@ -90,7 +90,8 @@ type Token struct {
 	Expires  int64  `json:"exp"`
 	Seq      uint64 `json:"seq"`
 	Prev     string `json:"prev"`
-	JKT      string `json:"jkt"`
+	JKT      string `json:"jkt"`           // empty: bound to a client certificate
+	X5T      string `json:"x5t,omitempty"` // which it names
 	Exec     string `json:"exec,omitempty"`
 	Parent   string `json:"parent,omitempty"`
 	Workload string `json:"wl,omitempty"`

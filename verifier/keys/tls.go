@@ -1,6 +1,7 @@
 package keys
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -54,8 +55,9 @@ type server struct {
 
 // ServerTLS is the configuration of the verifier called name, which answers under
 // hosts (DNS names and IP addresses) and as spiffe://<domain>/verifier/<name>.
-// A client need not show a certificate; one it does show must be an operator's,
-// or there is no connection: a credential that fails is not as good as none.
+// A client need not show a certificate. One it does show must be an operator's, or a
+// key's own ([SelfIssued]), which says nothing of who has it, or there is no
+// connection: a credential that fails is not as good as none.
 func (k *Keys) ServerTLS(name string, hosts []string, now func() time.Time) (*tls.Config, error) {
 	if !operatorRE.MatchString(name) {
 		return nil, fmt.Errorf("configuring TLS: %.80q is no name for a verifier; expected letters, digits, dots and dashes", name)
@@ -67,11 +69,38 @@ func (k *Keys) ServerTLS(name string, hosts []string, now func() time.Time) (*tl
 	return &tls.Config{
 		MinVersion:     tls.VersionTLS13,
 		GetCertificate: s.certificate,
-		ClientAuth:     tls.VerifyClientCertIfGiven,
-		ClientCAs:      k.operator.pool(),
-		NextProtos:     []string{"h2", "http/1.1"},
-		Time:           now,
+		ClientAuth:     tls.RequestClientCert, // verified by checkClient, on resumption too
+		ClientCAs:      k.operator.pool(),     // which clients ask to choose by
+		VerifyConnection: func(c tls.ConnectionState) error {
+			if err := k.checkClient(c.PeerCertificates, now()); err != nil {
+				return fmt.Errorf("checking the client's certificate: %w", err)
+			}
+			return nil
+		},
+		NextProtos: []string{"h2", "http/1.1"},
+		Time:       now,
 	}, nil
+}
+
+// SelfIssued reports whether a client's certificate is a key's own: tokens can be bound
+// to it (RFC 8705 2.2), and it is nobody's credential.
+func SelfIssued(leaf *x509.Certificate) bool {
+	return bytes.Equal(leaf.RawIssuer, leaf.RawSubject)
+}
+
+func (k *Keys) checkClient(chain []*x509.Certificate, at time.Time) error {
+	if len(chain) == 0 {
+		return nil
+	}
+	leaf := chain[0]
+	if SelfIssued(leaf) {
+		if key, ok := leaf.PublicKey.(*ecdsa.PublicKey); !ok || key.Curve != elliptic.P256() || len(leaf.URIs) > 0 {
+			return errors.New("one that is its own issuer has a P-256 key and no URI name")
+		}
+		return leaf.CheckSignature(leaf.SignatureAlgorithm, leaf.RawTBSCertificate, leaf.Signature)
+	}
+	_, err := leaf.Verify(x509.VerifyOptions{Roots: k.operator.pool(), CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
+	return err
 }
 
 func (s *server) certificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {

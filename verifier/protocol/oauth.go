@@ -11,7 +11,7 @@ type TokenForm struct {
 // /oauth2/introspect. Of one that does not it says nothing but that.
 type Introspection struct {
 	Active    bool          `json:"active"`
-	TokenType string        `json:"token_type,omitempty"` // DPoP: it is worth nothing without a proof by the key of cnf
+	TokenType string        `json:"token_type,omitempty"` // DPoP: it is worth nothing without a proof by the key of cnf; Bearer: without the client certificate of cnf
 	Issuer    string        `json:"iss,omitempty"`
 	Subject   string        `json:"sub,omitempty"`
 	Audience  string        `json:"aud,omitempty"`
@@ -22,9 +22,10 @@ type Introspection struct {
 	Confirm   *Confirmation `json:"cnf,omitempty"`
 }
 
-// Confirmation names the key that a token is bound to.
+// Confirmation names the key that a token is bound to, in one way or the other.
 type Confirmation struct {
-	JKT string `json:"jkt"` // RFC 7638 thumbprint
+	JKT string `json:"jkt,omitempty"`      // RFC 7638 thumbprint
+	X5T string `json:"x5t#S256,omitempty"` // SHA-256 of the client certificate (RFC 8705)
 }
 
 // ExchangeForm asks for a bearer token (RFC 8693): POST /oauth2/token.

@@ -1,6 +1,9 @@
 package token
 
-import "time"
+import (
+	"crypto/sha256"
+	"time"
+)
 
 // Every name a token is written or read by is in this file, and those that EAR had in
 // 2023 in names2023.go. They come from RFC 7519, 7800, 9449, 9711,
@@ -43,9 +46,17 @@ func (c *Claims) Lease() time.Duration {
 	return time.Duration(c.Expires-c.IssuedAt) * time.Second
 }
 
-// Confirm names the key whose holder may use the token (RFC 9449 6.1).
+// Confirm names the key whose holder may use the token: one by which DPoP proofs are
+// made (RFC 9449 6.1), or that of a client certificate (RFC 8705 3.1), never both.
 type Confirm struct {
-	JKT string `json:"jkt"` // Thumbprint
+	JKT string `json:"jkt,omitempty"`      // Thumbprint
+	X5T string `json:"x5t#S256,omitempty"` // CertificateThumbprint
+}
+
+// CertificateThumbprint names a certificate in DER: its SHA-256 in base64url.
+func CertificateThumbprint(der []byte) string {
+	sum := sha256.Sum256(der)
+	return encoding.EncodeToString(sum[:])
 }
 
 // Verifier says what software judged the evidence.
@@ -151,6 +162,8 @@ func (c *Confirm) read(r *reader) {
 		switch name {
 		case "jkt":
 			c.JKT = r.string()
+		case "x5t#S256":
+			c.X5T = r.string()
 		default:
 			r.skip()
 		}

@@ -188,8 +188,8 @@ func (c *Claims) check() error {
 		return refuse(Incomplete, "iat, nbf and exp are required")
 	case c.Expires <= c.IssuedAt || c.Expires-c.IssuedAt > int64(MaxLife/time.Second):
 		return refuse(LifeTooLong, "exp is %d s after iat, expected 1 to %d", c.Expires-c.IssuedAt, int64(MaxLife/time.Second))
-	case len(c.Confirm.JKT) != 43:
-		return refuse(Incomplete, "cnf.jkt is required: a token is bound to a key")
+	case len(c.Confirm.JKT)+len(c.Confirm.X5T) != 43 || len(c.Confirm.JKT) != 0 && len(c.Confirm.X5T) != 0:
+		return refuse(Incomplete, "cnf with jkt or x5t#S256 is required: a token is bound to one key")
 	case len(c.Nonce) != 43:
 		return refuse(Incomplete, "eat_nonce of 32 bytes is required")
 	case w.V != 1 || w.Seq == 0 || w.Log.Origin == "" || w.Level == "" || w.Key == "":

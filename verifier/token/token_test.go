@@ -224,6 +224,8 @@ func attacks(t testing.TB, key *ecdsa.PrivateKey) []attack {
 	claims("DuplicateKeysInUnknownClaim", token.DuplicateName, `"jti"`, `"x":{"a":1,"a":2},"jti"`)
 	claims("StrippedCnf", token.Incomplete, `"cnf":{"jkt":"`+text("jkt")+`"},`, ``)
 	claims("EmptyCnf", token.Incomplete, `"jkt":"`+text("jkt")+`"`, ``)
+	claims("BoundTwice", token.Incomplete, `"cnf":{`, `"cnf":{"x5t#S256":"`+text("x5t")+`",`)
+	claims("BoundInParts", token.Incomplete, `"jkt":"`+text("jkt")+`"`, `"jkt":"`+text("jkt")[:20]+`","x5t#S256":"`+text("jkt")[20:]+`"`)
 	claims("MissingJti", token.Incomplete, `"jti"`, `"jti_"`)
 	claims("MissingNonce", token.Incomplete, `"eat_nonce":"`+text("r")+`",`, ``)
 	claims("MissingWrit", token.Incomplete, `"writ"`, `"other"`)
