@@ -11,8 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/labstack/echo/v4"
-
 	"github.com/writ-attestation/writ/verifier"
 	"github.com/writ-attestation/writ/verifier/appraisal"
 	"github.com/writ-attestation/writ/verifier/fleet"
@@ -57,13 +55,7 @@ func (s *Server) consoleRoutes() []route {
 		route{method: http.MethodPost, path: "/v1/sessions", auth: public, in: mediaJSON, max: maxMessage, out: mediaJSON, name: "signIn", about: "Sign a browser in with a code.", takes: protocol.SignInCode{}, gives: protocol.ConsoleSession{}, handle: s.signIn},
 		route{method: http.MethodDelete, path: "/v1/sessions", auth: operator, roles: anyRole, browser: true, leaves: true, name: "signOut", about: "End the session that asks.", handle: s.signOut})
 	for i := range routes {
-		handle := routes[i].handle
-		routes[i].handle = func(q *call) error {
-			if s.fleet == nil { // the page is closed
-				return echo.ErrNotFound
-			}
-			return handle(q)
-		}
+		routes[i].page = "console"
 	}
 	return routes
 }
