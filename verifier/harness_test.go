@@ -53,7 +53,9 @@ type domain struct {
 	memory *storetest.Memory
 	reads  reads
 
-	meddled bool // rows were changed by hand, or the store was put back
+	dsn     string   // of PostgreSQL; "": SQLite
+	peers   []string // log keys of other verifiers on it
+	meddled bool     // rows were changed by hand, or the store was put back
 
 	mu     sync.Mutex
 	began  time.Time
@@ -132,6 +134,12 @@ func (d *domain) start() error {
 	shut := func() {}
 	if d.memory != nil {
 		d.reads.Store = d.memory
+	} else if d.dsn != "" {
+		st, err := store.OpenPostgres(ctx, d.dsn)
+		if err != nil {
+			return err
+		}
+		d.reads.Store, shut = st, func() { st.Close() }
 	} else {
 		st, err := store.OpenSQLite(ctx, filepath.Join(d.dir, "writ.db"))
 		if err != nil {
@@ -139,7 +147,7 @@ func (d *domain) start() error {
 		}
 		d.reads.Store, shut = st, func() { st.Close() }
 	}
-	log, err := ledger.Open(ctx, ledger.Config{Store: &d.reads, Origin: d.cfg.Domain + "/log", Key: ed25519.NewKeyFromSeed(bytes32(1)), GuardFile: filepath.Join(d.dir, "guard"), Now: d.now})
+	log, err := ledger.Open(ctx, ledger.Config{Store: &d.reads, Origin: d.cfg.Domain + "/log", Key: ed25519.NewKeyFromSeed(bytes32(1)), Peers: d.peers, GuardFile: filepath.Join(d.dir, "guard"), Now: d.now})
 	if err != nil {
 		shut()
 		return err
