@@ -30,6 +30,45 @@ type joinCheck struct {
 	usedBy  string // pseudonym
 }
 
+// peerCheck is another domain as the entries say it is.
+type peerCheck struct {
+	digest   string
+	entry    uint64
+	diverged uint64
+}
+
+// comparePeers: a divergence taken back by hand would open what it closed.
+func (c *stateCheck) comparePeers(ctx context.Context) error {
+	seen := map[string]bool{}
+	if err := c.each(ctx, kindPeer, func(domain string, value []byte) error {
+		var row peer
+		if err := decode(value, &row); err != nil {
+			return err
+		}
+		seen[domain] = true
+		where, was := "peer "+domain, c.peers[domain]
+		approved := peer{Domain: row.Domain, URL: row.URL, CA: row.CA, MaxAge: row.MaxAge, Trust: row.Trust}
+		switch {
+		case was.digest == "" && c.bare > 0:
+		case was.digest == "":
+			c.problem(where, "no entry recognises it")
+		case row.Domain != domain || row.Digest != was.digest || hexSum(encode(approved)) != was.digest:
+			c.problem(where, "its row is not what was approved: entry %d recognises %s", was.entry, was.digest)
+		case row.Diverged != was.diverged:
+			c.problem(where, "its row says that it diverged at entry %d (0: not); by the entries it was %d", row.Diverged, was.diverged)
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	for domain, was := range c.peers {
+		if !seen[domain] {
+			c.problem("peer "+domain, "entry %d recognises it, and it has no row that can be read", was.entry)
+		}
+	}
+	return nil
+}
+
 // takeDomain is take for the entries about the domain.
 func (c *stateCheck) takeDomain(index uint64, leaf ledger.Leaf) error {
 	switch leaf.Kind {
@@ -91,6 +130,21 @@ func (c *stateCheck) takeDomain(index uint64, leaf ledger.Leaf) error {
 		c.joins[rec.ID] = &joinCheck{JoinToken: rec, subject: leaf.Subject, entry: index}
 	case bundle.KeyIntroduced, bundle.KeyRotated, bundle.KeyWithdrawn:
 		return c.takeTokenKey(index, leaf)
+	case bundle.PeerAdded, bundle.PeerRemoved:
+		rec, err := dataOf[bundle.Peer](leaf)
+		if err != nil {
+			return err
+		}
+		delete(c.pending, "peer/"+rec.Digest)
+		if c.peers[rec.Domain] = (peerCheck{digest: rec.Digest, entry: index}); leaf.Kind == bundle.PeerRemoved {
+			delete(c.peers, rec.Domain)
+		}
+	case bundle.PeerDiverged:
+		rec, err := dataOf[bundle.Divergence](leaf)
+		p := c.peers[rec.Domain]
+		p.diverged = index
+		c.peers[rec.Domain] = p
+		return err
 	case bundle.RetentionPruned:
 		rec, err := dataOf[ledger.Pruned](leaf)
 		c.pruned = say(rec, index)

@@ -52,6 +52,10 @@ type Config struct {
 	EKVendors       string   // version of the bundle that EKRoots contains; "": none of it
 	EKIntermediates [][]byte // DER; they complete chains and are never trusted by themselves
 
+	// DialPeer reaches the verifier of another domain, which must be one of domain's by
+	// the authority ca. nil: none is, so nothing of other domains counts.
+	DialPeer func(url string, ca []byte, domain string) (*PeerLink, error)
+
 	// Issuers fetches what a chain lacks; what it returns is never a root. nil: nothing is fetched.
 	Issuers func(ctx context.Context, ek *x509.Certificate) ([][]byte, error)
 

@@ -44,6 +44,7 @@ type config struct {
 	RetiredPeers       []string `toml:"retired_peers"`
 	Witnesses          string   `toml:"witnesses"`
 	WitnessEvery       duration `toml:"witness_every"`
+	FollowEvery        duration `toml:"follow_every"`
 	Listen             string   `toml:"listen"`
 	Admin              string   `toml:"admin"`
 	Addresses          []string `toml:"addresses"`
@@ -90,7 +91,7 @@ func (d *duration) UnmarshalText(b []byte) error {
 }
 
 func defaults() config {
-	return config{Name: "1", Data: "/var/lib/writd", Listen: "0.0.0.0:8443", Admin: "127.0.0.1:8444", TokenLife: duration(time.Minute), TokenKeyOverlap: duration(verifier.KeyOverlap), WitnessEvery: duration(2 * time.Second), EARProfile: "2026", MinLevel: "E3", Public: opened{Pages: []string{}},
+	return config{Name: "1", Data: "/var/lib/writd", Listen: "0.0.0.0:8443", Admin: "127.0.0.1:8444", TokenLife: duration(time.Minute), TokenKeyOverlap: duration(verifier.KeyOverlap), WitnessEvery: duration(2 * time.Second), FollowEvery: duration(30 * time.Second), EARProfile: "2026", MinLevel: "E3", Public: opened{Pages: []string{}},
 		ReferenceThreshold: 1, Approvals: 2, LogLevel: "info", LogFormat: "json"}
 }
 
@@ -204,6 +205,9 @@ func (c *config) check() error {
 	}
 	if every := time.Duration(c.WitnessEvery); every < 100*time.Millisecond {
 		bad("witness_every %s: at least 100ms is needed", every)
+	}
+	if every := time.Duration(c.FollowEvery); every < 100*time.Millisecond {
+		bad("follow_every %s: at least 100ms is needed", every)
 	}
 	if _, err := c.keyIDs(c.Peers); err != nil {
 		bad("peers: %w", err)

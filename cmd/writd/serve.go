@@ -177,7 +177,8 @@ func (v *running) service(ctx context.Context) (*verifier.Service, error) {
 	return verifier.New(ctx, verifier.Config{
 		Root: root, ReplaceRoot: v.newRoot,
 		Domain: c.Domain, Name: c.Name, Issuer: c.issuer(), Build: "writ " + version, Log: v.ledger, Slog: v.log, SinceBoot: sinceBoot,
-		EKRoots: roots, IAKRoots: devices, EKVendors: bundle, EKIntermediates: intermediates, Issuers: c.issuers(), TokenKeys: v.keys.Tokens, TokenKeyLife: time.Duration(c.TokenKeyLife), KeyOverlap: time.Duration(c.TokenKeyOverlap), ChallengeKey: v.keys.Challenge, KeyIDs: v.keys.IDs(), PeerLogKeys: peers, RetiredLogKeys: retired, Witnesses: c.Witnesses,
+		DialPeer: dialPeer,
+		EKRoots:  roots, IAKRoots: devices, EKVendors: bundle, EKIntermediates: intermediates, Issuers: c.issuers(), TokenKeys: v.keys.Tokens, TokenKeyLife: time.Duration(c.TokenKeyLife), KeyOverlap: time.Duration(c.TokenKeyOverlap), ChallengeKey: v.keys.Challenge, KeyIDs: v.keys.IDs(), PeerLogKeys: peers, RetiredLogKeys: retired, Witnesses: c.Witnesses,
 		ReferenceKeys: signers, ReferenceThreshold: c.ReferenceThreshold, Approvals: c.Approvals,
 		TokenLife: time.Duration(c.TokenLife), EARProfile: profile, Audiences: c.Audiences, Exchange: c.ExchangeAudiences, MinLevel: c.MinLevel, ProveHaltEvery: time.Duration(c.ProveHaltEvery),
 	})
@@ -239,6 +240,11 @@ func (v *running) serve(ctx context.Context, public, admin string, ready func(pu
 		defer stop()
 		pruning.Go(func() { v.svc.Retain(while, keep) })
 	}
+	following, unfollow := context.WithCancel(ctx)
+	var followed sync.WaitGroup
+	defer followed.Wait()
+	defer unfollow()
+	followed.Go(func() { v.svc.FollowPeers(following, time.Duration(v.cfg.FollowEvery)) })
 	tending, untend := context.WithCancel(ctx)
 	var tended sync.WaitGroup
 	defer tended.Wait()

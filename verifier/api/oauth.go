@@ -44,6 +44,9 @@ func (s *Server) introspect(q *call) error {
 		return err
 	}
 	c, err := s.svc.Live(q.Request().Context(), f.Get("token"))
+	if err == nil && c == nil {
+		c, err = s.svc.Recognized(q.Request().Context(), f.Get("token"))
+	}
 	if err != nil {
 		return err
 	}

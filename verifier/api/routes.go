@@ -37,6 +37,7 @@ const (
 	maxMessage   = smallBody
 	maxEnrol     = 256 << 10 // EK certificates and their chains
 	maxReference = 32 << 20
+	maxPeer      = 2 << 20 // its trust file
 )
 
 var (
@@ -100,6 +101,9 @@ func (s *Server) publicRoutes() []route {
 		{method: del, path: "/v1/join-tokens/:id", auth: operator, roles: actors, name: "revokeJoinToken", about: "End a join token.", handle: s.revokeJoinToken},
 		{method: get, path: "/v1/freeze", auth: operator, roles: anyRole, out: mediaJSON, name: "governance", about: "Whether the domain is frozen.", gives: protocol.Governance{}, handle: s.governance},
 		{method: post, path: "/v1/freeze", auth: operator, roles: []keys.Role{keys.Actor, keys.Approver}, browser: true, in: mediaJSON, max: maxMessage, out: mediaJSON, name: "freeze", about: "Freeze the domain (operator), or agree to lift the freeze (approver).", takes: protocol.GovernanceChange{}, gives: protocol.Governance{}, handle: s.freeze},
+		{method: get, path: "/v1/peers", auth: operator, roles: anyRole, out: mediaJSON, name: "peers", about: "List the other domains that are recognised.", gives: protocol.PeerDomains{}, handle: s.peers},
+		{method: post, path: "/v1/peers", auth: operator, roles: []keys.Role{keys.Approver}, in: mediaJSON, max: maxPeer, out: mediaJSON, name: "recognize", about: "Agree to recognise another domain.", takes: protocol.NewPeer{}, gives: protocol.PeerChange{}, handle: s.recognize},
+		{method: del, path: "/v1/peers/:id", auth: operator, roles: actors, name: "forget", about: "End the recognition of another domain.", handle: s.forget},
 		{method: post, path: "/v1/keys", auth: operator, roles: []keys.Role{keys.Actor, keys.Approver}, in: mediaJSON, max: maxMessage, out: mediaJSON, name: "changeKeys", about: "Agree to another token key (approver), or withdraw one (operator).", takes: protocol.KeyAct{}, gives: protocol.KeyChange{}, handle: s.changeKeys},
 		{method: get, path: "/v1/audit", auth: operator, roles: []keys.Role{keys.Auditor}, query: "from to", out: mediaJSON, name: "audit", about: "Read entries of the log.", gives: protocol.Audit{}, handle: s.audit},
 	}...)

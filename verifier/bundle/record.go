@@ -11,31 +11,35 @@ import (
 
 // The kinds of log entries (data of each: the struct named beside it).
 const (
-	NodeEnrolled      = "node.enrolled"        // Enrolled
-	NodeStatus        = "node.status"          // Status
-	Decided           = "appraisal.decided"    // Decision, a denial
-	Issued            = "legitimacy.issued"    // Decision, the first token after a lapse
-	Renewed           = "legitimacy.renewed"   // Decision
-	Lapsed            = "legitimacy.expired"   // Lapse
-	Admitted          = "execution.admitted"   // Token
-	Terminated        = "execution.terminated" // Stop
-	Exchanged         = "token.exchanged"      // Exchange
-	Revoked           = "legitimacy.revoked"   // Status
-	ReferenceAdded    = "reference.added"      // Reference
-	ReferenceActive   = "reference.activated"  // Reference
-	JoinTokenMade     = "join-token.created"   // JoinToken
-	JoinTokenRevoked  = "join-token.revoked"   // JoinToken
-	KeyIntroduced     = rotation.Introduced    // rotation.Introduction
-	KeyRotated        = rotation.Rotated       // rotation.Rotation
-	KeyWithdrawn      = rotation.Withdrawn     // rotation.Withdrawal
-	Frozen            = "governance.frozen"    // Governance
-	Unfrozen          = "governance.unfrozen"  // Governance
-	Approved          = "governance.approved"  // Approval: an act that waits for more operators
-	VerifierStarted   = "verifier.started"     // Started
-	VerifierJoined    = "verifier.joined"      // Joined
-	VerifierRetired   = "verifier.retired"     // Joined: what its key signed up to here is history, nothing after it
-	ForgeriesRejected = "evidence.rejected"    // Rejected: an aggregate
-	RetentionPruned   = ledger.KindPruned      // ledger.Pruned
+	NodeEnrolled      = "node.enrolled"           // Enrolled
+	NodeStatus        = "node.status"             // Status
+	Decided           = "appraisal.decided"       // Decision, a denial
+	Issued            = "legitimacy.issued"       // Decision, the first token after a lapse
+	Renewed           = "legitimacy.renewed"      // Decision
+	Lapsed            = "legitimacy.expired"      // Lapse
+	Admitted          = "execution.admitted"      // Token
+	Terminated        = "execution.terminated"    // Stop
+	Exchanged         = "token.exchanged"         // Exchange
+	Revoked           = "legitimacy.revoked"      // Status
+	ReferenceAdded    = "reference.added"         // Reference
+	ReferenceActive   = "reference.activated"     // Reference
+	JoinTokenMade     = "join-token.created"      // JoinToken
+	JoinTokenRevoked  = "join-token.revoked"      // JoinToken
+	KeyIntroduced     = rotation.Introduced       // rotation.Introduction
+	KeyRotated        = rotation.Rotated          // rotation.Rotation
+	KeyWithdrawn      = rotation.Withdrawn        // rotation.Withdrawal
+	Frozen            = "governance.frozen"       // Governance
+	Unfrozen          = "governance.unfrozen"     // Governance
+	Approved          = "governance.approved"     // Approval: an act that waits for more operators
+	VerifierStarted   = "verifier.started"        // Started
+	VerifierJoined    = "verifier.joined"         // Joined
+	VerifierRetired   = "verifier.retired"        // Joined: what its key signed up to here is history, nothing after it
+	PeerAdded         = "federation.peer-added"   // Peer: another domain is recognised
+	PeerRemoved       = "federation.peer-removed" // Peer
+	PeerSeen          = "federation.checkpoint"   // PeerCheckpoint
+	PeerDiverged      = "federation.diverged"     // Divergence: nothing of that domain counts any more
+	ForgeriesRejected = "evidence.rejected"       // Rejected: an aggregate
+	RetentionPruned   = ledger.KindPruned         // ledger.Pruned
 )
 
 // Enrolled binds a node to its keys. The keys themselves stay off the log.
@@ -143,6 +147,28 @@ type Governance struct {
 type Approval struct {
 	Act       string `json:"act"`
 	Approvals int    `json:"approvals"` // so far
+}
+
+// Peer is another domain. Digest is that of what operators approved: its trust file,
+// the address it is followed at, and how long it may be silent.
+type Peer struct {
+	Domain    string `json:"domain"`
+	Digest    string `json:"digest"`
+	Approvals int    `json:"approvals,omitempty"`
+}
+
+// PeerCheckpoint is what another domain's log has shown.
+type PeerCheckpoint struct {
+	Domain     string `json:"domain"`
+	Checkpoint string `json:"checkpoint"` // signed note
+}
+
+// Divergence is the proof that another domain's log contradicts itself.
+type Divergence struct {
+	Domain string `json:"domain"`
+	Before string `json:"before"` // signed notes
+	Shown  string `json:"shown"`
+	Reason string `json:"reason"`
 }
 
 // Started is the barrier a verifier writes before it serves.

@@ -100,6 +100,27 @@ func (c *Client) Freeze(ctx context.Context, change protocol.GovernanceChange) (
 	return exchange[protocol.Governance](ctx, c, act(http.MethodPost, "/v1/freeze"), change)
 }
 
+// Recognize asks for another domain to be recognised, which is also this operator's
+// agreement to it.
+func (c *Client) Recognize(ctx context.Context, p protocol.NewPeer) (*protocol.PeerChange, error) {
+	return exchange[protocol.PeerChange](ctx, c, act(http.MethodPost, "/v1/peers"), p)
+}
+
+// Forget ends the recognition of a domain.
+func (c *Client) Forget(ctx context.Context, domain string) error {
+	_, err := c.do(ctx, act(http.MethodDelete, "/v1/peers/"+url.PathEscape(domain)))
+	return err
+}
+
+// Peers lists the recognised domains.
+func (c *Client) Peers(ctx context.Context) ([]protocol.PeerDomain, error) {
+	out, err := exchange[protocol.PeerDomains](ctx, c, get("/v1/peers", nil), nil)
+	if err != nil {
+		return nil, err
+	}
+	return out.Peers, nil
+}
+
 // ChangeKeys agrees to another token key, or withdraws one.
 func (c *Client) ChangeKeys(ctx context.Context, change protocol.KeyAct) (*protocol.KeyChange, error) {
 	return exchange[protocol.KeyChange](ctx, c, act(http.MethodPost, "/v1/keys"), change)

@@ -169,6 +169,47 @@ type Governance struct {
 	Needed    int    `json:"needed"`
 }
 
+// NewPeer asks to recognise another domain, by its trust file.
+type NewPeer struct {
+	Trust  json.RawMessage `json:"trust"`
+	URL    string          `json:"url"`          // of its verifier
+	CA     string          `json:"ca,omitempty"` // PEM of the authority of its verifiers
+	MaxAge int64           `json:"max_age"`      // seconds it may be silent
+}
+
+// PeerChange says how far the recognition of a domain is.
+type PeerChange struct {
+	Domain    string `json:"domain"`
+	Digest    string `json:"digest"`
+	Active    bool   `json:"active"`
+	Approvals int    `json:"approvals"`
+	Needed    int    `json:"needed"`
+}
+
+// States of a peer.
+const (
+	PeerAccepted = "accepted"
+	PeerClosed   = "closed" // nothing of it counts
+)
+
+// PeerDomain is a recognised domain.
+type PeerDomain struct {
+	Domain     string          `json:"domain"`
+	State      string          `json:"state"`
+	Why        string          `json:"why,omitempty"` // it is closed
+	URL        string          `json:"url"`
+	CA         string          `json:"ca,omitempty"`
+	MaxAge     int64           `json:"max_age"`
+	Seen       int64           `json:"seen"`                 // Unix seconds; 0: never
+	Checkpoint string          `json:"checkpoint,omitempty"` // the last one it has shown
+	Trust      json.RawMessage `json:"trust"`
+}
+
+// PeerDomains lists them.
+type PeerDomains struct {
+	Peers []PeerDomain `json:"peers"`
+}
+
 // GovernanceChange freezes or unfreezes the domain.
 type GovernanceChange struct {
 	Frozen bool   `json:"frozen"`

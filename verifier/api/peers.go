@@ -1,0 +1,37 @@
+package api
+
+import (
+	"net/http"
+
+	"github.com/writ-attestation/writ/verifier/protocol"
+)
+
+func (s *Server) peers(q *call) error {
+	list, err := s.svc.PeerDomains(q.Request().Context())
+	if err != nil {
+		return err
+	}
+	return q.answer(protocol.PeerDomains{Peers: list})
+}
+
+// recognize is one operator's agreement to another domain.
+func (s *Server) recognize(q *call) error {
+	var req protocol.NewPeer
+	if err := q.decode(&req); err != nil {
+		return err
+	}
+	c, err := s.svc.Recognize(q.Request().Context(), q.actor, req)
+	if err != nil {
+		return err
+	}
+	s.cfg.Log.WarnContext(q.Request().Context(), "another domain", "peer", c.Domain, "recognised", c.Active, "approvals", c.Approvals, "actor", q.actor)
+	return q.answer(c)
+}
+
+func (s *Server) forget(q *call) error {
+	if err := s.svc.Forget(q.Request().Context(), q.actor, q.Param("id")); err != nil {
+		return err
+	}
+	s.cfg.Log.WarnContext(q.Request().Context(), "another domain is recognised no more", "peer", q.Param("id"), "actor", q.actor)
+	return q.NoContent(http.StatusNoContent)
+}
