@@ -36,7 +36,8 @@ const (
 )
 
 // GroupDir is the directory of a cgroup, by its path from the root of the version 2
-// hierarchy as a container engine names it ("/kubepods/pod1/c1").
+// hierarchy as a container engine names it ("/kubepods/pod1/c1"). A cgroup that this
+// process is in is refused: whoever asks wants to kill it.
 func GroupDir(path string) (string, error) {
 	if !filepath.IsAbs(path) || filepath.Clean(path) != path || path == "/" {
 		return "", fmt.Errorf("looking for cgroup %.200q: expected a clean path below the root", path)
@@ -49,18 +50,30 @@ func GroupDir(path string) (string, error) {
 	if !ok {
 		return "", fmt.Errorf("looking for cgroup %.200q: no cgroup2 mount shows it", path)
 	}
+	if err := notOwn(dir); err != nil {
+		return "", err
+	}
 	return dir, nil
+}
+
+// notOwn refuses a cgroup that this process is in.
+func notOwn(dir string) error {
+	own, err := ownGroup("cgroup2", "")
+	if err != nil {
+		return err
+	}
+	if own == dir || strings.HasPrefix(own, strings.TrimSuffix(dir, "/")+"/") {
+		return fmt.Errorf("holding cgroup %s: this process is in it", dir)
+	}
+	return nil
 }
 
 // adoptGroup opens a cgroup that somebody else made and that something lives in. Until
 // it is removed, no other keeper can hold it.
 func adoptGroup(dir string) (_ *group, err error) {
-	own, err := ownGroup("cgroup2", "")
-	if err != nil {
+	dir = filepath.Clean(dir)
+	if err := notOwn(dir); err != nil {
 		return nil, err
-	}
-	if dir = filepath.Clean(dir); own == dir || strings.HasPrefix(own, dir+"/") {
-		return nil, fmt.Errorf("adopting cgroup %s: the keeper itself is in it", dir)
 	}
 	g := &group{dir: dir, adopted: true}
 	defer func() {
