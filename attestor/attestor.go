@@ -559,10 +559,33 @@ func further[T any](ctx context.Context, a *Agent, ask func(v Verifier, base str
 	if base == "" {
 		return nil, protocol.Refuse(protocol.TokenRevoked, "the node has no token: %s", a.Status().Problem)
 	}
+	out, err := inTurn(a, func(v Verifier) (*T, error) { return ask(v, base) })
+	if r := (*protocol.Refusal)(nil); errors.As(err, &r) && r.Code == protocol.TokenRevoked {
+		if next := a.successor(base); next != "" {
+			return inTurn(a, func(v Verifier) (*T, error) { return ask(v, next) })
+		}
+	}
+	return out, err
+}
+
+// successor is the base token that has come in place of one, which was refused since a
+// renewal was under way: the verifier knows of that before the agent does. It is "" if
+// there is none.
+func (a *Agent) successor(base string) string {
+	a.attesting.Lock() // when the renewal has ended
+	defer a.attesting.Unlock()
+	if next := a.current(); next != base {
+		return next
+	}
+	return ""
+}
+
+// inTurn asks the verifiers until one answers. A refusal is an answer.
+func inTurn[T any](a *Agent, ask func(v Verifier) (*T, error)) (*T, error) {
 	var lost []error
 	for i := range a.cfg.Verifiers {
 		v := a.cfg.Verifiers[(a.preferred()+i)%len(a.cfg.Verifiers)]
-		g, err := ask(v, base)
+		g, err := ask(v)
 		if r := (*protocol.Refusal)(nil); err == nil || errors.As(err, &r) {
 			return g, err
 		}

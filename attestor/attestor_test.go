@@ -419,6 +419,28 @@ func TestLeasesTogether(t *testing.T) {
 	}
 }
 
+// TestRenewalOvertakesLease: a renewal that ends, at the verifier, while a lease is
+// asked for takes the base token away on which that rests. It is asked for once more on
+// the new one, and no work is refused for it; and no more than once, if it is refused.
+func TestRenewalOvertakesLease(t *testing.T) {
+	t.Parallel()
+	b, l, _ := ready(t)
+	a := b.agent(l)
+	b.mustAttest(a)
+	l.before = func() { b.mustAttest(a) }
+	asked := l.tokens
+	if _, err := a.Lease(t.Context(), lease(b)); err != nil || l.tokens != asked+2 {
+		t.Errorf("asked %d times: %v", l.tokens-asked, err)
+	}
+	old := a.current()
+	b.mustAttest(b.agent(l)) // by another agent of the node: nothing will come in its place here
+	asked = l.tokens
+	_, err := a.Lease(t.Context(), lease(b))
+	if r := (*protocol.Refusal)(nil); !errors.As(err, &r) || r.Code != protocol.TokenRevoked || l.tokens != asked+1 || a.current() != old {
+		t.Errorf("asked %d times: %v", l.tokens-asked, err)
+	}
+}
+
 // TestNotActive: the agent of a node that is not active keeps asking, and says
 // what is needed.
 func TestNotActive(t *testing.T) {

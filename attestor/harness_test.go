@@ -90,6 +90,7 @@ type line struct {
 	down   bool
 	bend   func(*protocol.Outcome)     // answers to attestations
 	derive func(*protocol.Grant)       // answers to requests for further tokens
+	before func()                      // what happens while the next such request is on its way
 	nonce  func(*protocol.Challenge)   // answers to challenges
 	asked  []protocol.ChallengeRequest // every one
 	sent   []*evidence.Evidence        // every one
@@ -146,7 +147,12 @@ func (l *line) Token(ctx context.Context, base string, key crypto.Signer, req ev
 	}
 	l.mu.Lock()
 	l.tokens++
+	before := l.before
+	l.before = nil
 	l.mu.Unlock()
+	if before != nil {
+		before()
+	}
 	c, err := l.d.claims(base)
 	if err != nil {
 		return nil, err
