@@ -426,6 +426,7 @@ all nodes are legitimate; enforcement level %[1]s. Try, in another terminal:
   writ node approve %[6]s                           # and may be started again
   writ bundle %[6]s -o node.writ.json && writ verify node.writ.json --trust %[5]s/trust.json
   curl -s %[7]s/readyz?verbose
+  writ sign-in      # a link to %[2]s/console that signs a browser in as the operator
 
 Ctrl-C ends the domain. Work you started ends at its deadline, at most a token's life later.
 `, d.level, d.ready.Verifier, d.ready.Operator, n.socket(), n.state(), n.id, d.ready.Admin, filepath.Dir(d.self))

@@ -27,7 +27,7 @@ const (
 	bootsAtOnce   = 2
 	watchersAll   = 512
 	watchersEach  = 16
-	watchCalm     = 500 * time.Millisecond
+	watchCalm     = time.Second
 )
 
 const consolePath = "/v1/public/console"

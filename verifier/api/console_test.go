@@ -475,6 +475,55 @@ func TestRolesHoldInABrowser(t *testing.T) {
 	refused(t, err, codeRole)
 }
 
+// TestTwoOperatorsInBrowsers: what takes two operators takes two in browsers, too,
+// however often one of them signs in.
+func TestTwoOperatorsInBrowsers(t *testing.T) {
+	t.Parallel()
+	d := newDomain(t, opened(true, "console"), option{service: func(c *verifier.Config) { c.Approvals = 2 }})
+	signed := func(name string) *browser {
+		b := d.browser()
+		b.signIn(d.as(keys.Operator{Name: name, Roles: []keys.Role{keys.Actor, keys.Approver}}))
+		return b
+	}
+	a, again, b := signed("a"), signed("a"), signed("b")
+	lift := protocol.GovernanceChange{Reason: "x"}
+	if g := parse[protocol.Governance](t, a.send(http.MethodPost, "/v1/freeze", protocol.GovernanceChange{Frozen: true, Reason: "x"})); !g.Frozen {
+		t.Fatal(g)
+	}
+	for _, same := range []*browser{a, again} {
+		if g := parse[protocol.Governance](t, same.send(http.MethodPost, "/v1/freeze", lift)); !g.Frozen || g.Approvals != 1 {
+			t.Errorf("one operator lifts it alone: %+v", g)
+		}
+	}
+	if g := parse[protocol.Governance](t, b.send(http.MethodPost, "/v1/freeze", lift)); g.Frozen {
+		t.Errorf("two operators: %+v", g)
+	}
+}
+
+// TestBootsOfANode: its row names the last few boots, each with the decisions on it.
+func TestBootsOfANode(t *testing.T) {
+	t.Parallel()
+	d := newDomain(t)
+	n, c, _ := d.working()
+	for range 5 {
+		n.resets++
+		n.mustGrant(c)
+		n.mustGrant(c)
+	}
+	row, err := d.svc.Node(t.Context(), n.id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(row.Boots) != 4 || row.Boots[3].ResetCount != n.resets || row.Boots[3].Last != 0 || row.Boots[3].First+1 != row.Last.Index {
+		t.Fatalf("%+v", row.Boots)
+	}
+	for i, b := range row.Boots[:3] {
+		if b.Last != b.First+1 || row.Boots[i+1].First != b.Last+1 || row.Boots[i+1].ResetCount != b.ResetCount+1 {
+			t.Errorf("boot %d is %+v, followed by %+v", i, b, row.Boots[i+1])
+		}
+	}
+}
+
 // BenchmarkConsole is what a reader's first look at a large domain takes: the page and
 // the data that it first asks for, over HTTPS. first-ms is the very first one.
 func BenchmarkConsole(b *testing.B) {

@@ -50,6 +50,7 @@ func openAPI(version string, routes []route) ([]byte, error) {
 		"paths":   paths,
 		"components": map[string]any{"schemas": d.schemas, "securitySchemes": map[string]any{
 			"operator": map[string]any{"type": "mutualTLS", "description": "Client certificate of an operator of the domain."},
+			"session":  map[string]any{"type": "apiKey", "in": "cookie", "name": sessionCookie, "description": "Session of an operator's browser, with its " + csrfHeader + " header."},
 			"node":     map[string]any{"type": "http", "scheme": "DPoP", "description": "Base token and a proof by its key (RFC 9449)."},
 		}},
 	}
@@ -81,7 +82,11 @@ func (d described) operation(r route) map[string]any {
 	op := map[string]any{"operationId": r.name, "summary": r.about, "responses": map[string]any{strconv.Itoa(status): good, "default": problem}}
 	switch r.auth {
 	case operator:
-		op["security"] = []any{map[string]any{"operator": []string{}}}
+		security := []any{map[string]any{"operator": []string{}}}
+		if r.browser {
+			security = append(security, map[string]any{"session": []string{}})
+		}
+		op["security"] = security
 		op["x-writ-roles"] = r.roles
 	case holder:
 		op["security"] = []any{map[string]any{"operator": []string{}}, map[string]any{"node": []string{}}}

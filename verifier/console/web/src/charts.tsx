@@ -75,10 +75,10 @@ export function Timeline({ label, spans }: { label: string; spans: Span[] }) {
 
 const tones: PlotOptions['color'] = { type: 'ordinal', domain: ['good', 'bad', 'warn', 'soft', 'accent'], range: (['good', 'bad', 'warn', 'soft', 'accent'] as const).map(colour) }
 
-/** Ticks as times of the day, or as dates where the picture covers days; UTC. */
+/** Ticks as times of the day, to the second where the picture covers minutes, or as dates where it covers days; UTC. */
 function clock(at: number[]) {
-  const days = at.length > 0 && Math.max(...at) - Math.min(...at) > 36 * 3600
-  return (d: Date) => days ? d.toISOString().slice(5, 10) : d.toISOString().slice(11, 16)
+  const covers = at.length ? Math.max(...at) - Math.min(...at) : 0
+  return (d: Date) => covers > 36 * 3600 ? d.toISOString().slice(5, 10) : d.toISOString().slice(11, covers < 600 ? 19 : 16)
 }
 
 function cut(name: string, room: number) {

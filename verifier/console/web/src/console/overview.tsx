@@ -96,6 +96,7 @@ export function Findings({ of: o, open }: { of: Overview; open: (subject: string
       <p class="line"><Badge state="deny" /> <a href={address({ node: d.subject })} onClick={e => { e.preventDefault(); open(d.subject) }}><Short of={d.subject} /></a> <span>{d.class}</span> <Entry index={d.index} /> <span class="soft"><When at={d.at} />{d.times > 1 && `, ${d.times} times`}</span></p>
       {d.findings && <ul class="plain">{d.findings.filter(f => f.code !== consequence).slice(0, 2).map((f, i) => <FindingCard key={i} of={f} />)}</ul>}
     </li>)}</ul>
+    {o.findings.length > shown.length && <p class="soft">{o.findings.length - shown.length} more nodes were denied lately; list those that are fail-closed-restricted.</p>}
   </section>
 }
 

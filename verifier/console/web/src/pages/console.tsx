@@ -83,8 +83,8 @@ function First({ trouble }: { trouble?: Refused }) {
 function Signal({ line, trouble, at, size }: { line: Line; trouble?: Refused; at: number; size?: number }) {
   const away = trouble && !trouble.code
   const [shape, tone] = away ? ['✕', 'bad'] : line === 'live' ? ['●', 'good'] : ['◐', 'warn']
-  return <p class="signal" role="status" id="signal">
-    <span class={tone}><span aria-hidden="true">{shape}</span> {away ? 'The verifier cannot be reached' : line === 'live' ? 'live' : line === 'connecting' ? 'connecting' : 'asking every few seconds'}</span>
+  return <p class="signal" id="signal">
+    <span class={tone} role="status"><span aria-hidden="true">{shape}</span> {away ? 'The verifier cannot be reached' : line === 'live' ? 'live' : line === 'connecting' ? 'connecting' : 'asking every few seconds'}</span>
     {at > 0 && <span class="soft"> {away ? <>what is shown is of <When at={Math.floor(at / 1000)} />; trying again</> : size !== undefined && `as of ${size.toLocaleString('en')} ${size === 1 ? 'entry' : 'entries'}`}</span>}
     {trouble && trouble.code && trouble.code !== 'session-ended' && <span class="bad"> {trouble.message}</span>}
   </p>
