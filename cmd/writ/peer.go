@@ -71,7 +71,7 @@ Exit codes: 0 recognised; 8 waiting for further operators; 3 refused.`, wantArgs
 
 func newPeerList() *cobra.Command {
 	cmd := operatorCommand("list", "List the domains that are recognised, and whether they count now", "", wantArgs(), func(cmd *cobra.Command, c *client.Client, o *operatorFlags, _ []string) error {
-		peers, err := c.Peers(cmd.Context())
+		peers, err := c.PeerDomains(cmd.Context())
 		if err != nil {
 			return err
 		}

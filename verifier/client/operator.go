@@ -112,8 +112,8 @@ func (c *Client) Forget(ctx context.Context, domain string) error {
 	return err
 }
 
-// Peers lists the recognised domains.
-func (c *Client) Peers(ctx context.Context) ([]protocol.PeerDomain, error) {
+// PeerDomains lists the recognised domains.
+func (c *Client) PeerDomains(ctx context.Context) ([]protocol.PeerDomain, error) {
 	out, err := exchange[protocol.PeerDomains](ctx, c, get("/v1/peers", nil), nil)
 	if err != nil {
 		return nil, err

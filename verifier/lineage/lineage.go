@@ -4,7 +4,7 @@
 // It believes the leaves it is given: whoever wants proof checks them against
 // the log first. Digests of workload and keeper are measured where an entry says
 // that the kernel measured them into a quoted PCR, else asserted; a parent may be an execution of another domain, of which
-// this log knows the name alone.
+// this log knows the name alone: see [Lineage.Continue].
 package lineage
 
 import (
@@ -54,6 +54,7 @@ type Execution struct {
 	Level    string   `json:"level"`
 	Ended    bool     `json:"ended"`
 	Events   []Event  `json:"events"`
+	Domain   string   `json:"domain,omitempty"` // in whose log it is; empty: that of the lineage
 }
 
 // Lineage is an execution with those that led to it, nearest first.
@@ -62,6 +63,8 @@ type Lineage struct {
 	Domain    string      `json:"domain"`
 	Execution Execution   `json:"execution"`
 	Parents   []Execution `json:"parents"`
+
+	Unresolved string `json:"unresolved,omitempty"` // a parent that no log which counts has
 }
 
 // Log collects what a log says of executions. Add its leaves in order.
@@ -160,12 +163,47 @@ func (l *Log) Of(domain, exec string) (*Lineage, error) {
 		return nil, fmt.Errorf("%w: %s", ErrUnknown, exec)
 	}
 	out := &Lineage{V: 1, Domain: domain, Execution: *x, Parents: []Execution{}}
-	seen := []string{exec}
-	for p := l.executions[x.Parent]; p != nil && !slices.Contains(seen, p.ID); p = l.executions[p.Parent] {
-		seen = append(seen, p.ID)
-		out.Parents = append(out.Parents, *p)
-	}
+	out.climb("", l)
 	return out, nil
+}
+
+// Continue looks for the parent that is unresolved in the logs of other domains, by
+// their names, and goes on from there. It stays unresolved where more than one has an
+// execution of that id: any of them could claim it.
+func (l *Lineage) Continue(others map[string]*Log) {
+	for more := true; more && l.Unresolved != ""; {
+		var at []string
+		for domain, log := range others {
+			if log.executions[l.Unresolved] != nil {
+				at = append(at, domain)
+			}
+		}
+		if more = len(at) == 1; more {
+			l.climb(at[0], others[at[0]])
+		}
+	}
+}
+
+// climb adds the parents that a log has, from the last one that is known. A circle
+// ends it.
+func (l *Lineage) climb(domain string, log *Log) {
+	seen, next := []string{l.Execution.ID}, l.Execution.Parent
+	for _, p := range l.Parents {
+		seen, next = append(seen, p.ID), p.Parent
+	}
+	for l.Unresolved = next; next != ""; l.Unresolved = next {
+		p := log.executions[next]
+		if p == nil {
+			return
+		}
+		if slices.Contains(seen, p.ID) {
+			l.Unresolved = ""
+			return
+		}
+		x := *p
+		x.Domain = domain
+		seen, next, l.Parents = append(seen, p.ID), p.Parent, append(l.Parents, x)
+	}
 }
 
 // find returns the first event of a kind, and whether there is one.
