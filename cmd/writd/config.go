@@ -66,6 +66,7 @@ type config struct {
 	Approvals          int      `toml:"approvals"`
 	PublicEntries      bool     `toml:"public_entries"`
 	Public             opened   `toml:"public"`
+	Streams            []stream `toml:"streams"`
 	LogLevel           string   `toml:"log_level"`
 	LogFormat          string   `toml:"log_format"`
 
@@ -226,6 +227,16 @@ func (c *config) check() error {
 	}
 	if !slices.Contains([]string{"debug", "info", "warn", "error"}, c.LogLevel) || !slices.Contains([]string{"json", "text"}, c.LogFormat) {
 		bad("log_level %q or log_format %q: expected debug, info, warn or error, and json or text", c.LogLevel, c.LogFormat)
+	}
+	seen := map[string]bool{}
+	for _, s := range c.Streams {
+		if err := s.check(); err != nil {
+			errs = append(errs, err)
+		}
+		if seen[s.Name] {
+			bad("streams: %q is there twice", s.Name)
+		}
+		seen[s.Name] = true
 	}
 	if err := c.Retention.check(); err != nil {
 		errs = append(errs, err)

@@ -217,7 +217,11 @@ func (v *running) serve(ctx context.Context, public, admin string, ready func(pu
 		// Relying parties come by the issuer's name, through whatever is before us.
 		hosts = append(slices.Clone(hosts), net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "443")))
 	}
-	s, err := api.New(api.Config{Service: v.svc, Keys: v.keys, Name: v.cfg.Name, Hosts: hosts, PublicEntries: v.cfg.PublicEntries, Pages: v.cfg.Public.Pages, PublicEvidence: v.cfg.Public.Evidence, Version: version, Log: v.log})
+	streams, err := v.cfg.receivers()
+	if err != nil {
+		return err
+	}
+	s, err := api.New(api.Config{Service: v.svc, Keys: v.keys, Name: v.cfg.Name, Hosts: hosts, PublicEntries: v.cfg.PublicEntries, Pages: v.cfg.Public.Pages, Streams: streams, PublicEvidence: v.cfg.Public.Evidence, Version: version, Log: v.log})
 	if err != nil {
 		return err
 	}

@@ -84,7 +84,23 @@ func eventually(t *testing.T, what string, holds func() bool) {
 // operator's act at one verifier is told by the other.
 func TestLapseOfADeadVerifiersToken(t *testing.T) {
 	t.Parallel()
-	a, b, n := pair(t, "token_life = \"3s\"\n")
+	a, b, n := pair(t, "token_life = \"3s\"\nstreams = [{name = \"soc\", audience = \"https://soc.example.org\"}]\n")
+	receiver := filepath.Join(t.TempDir(), "soc.pem")
+	a.run("operator", "--name", "soc", "--role", "relying-party", "-o", receiver)
+	polled := func(r *replica, ack map[string]string) map[string]string {
+		req := protocol.PollRequest{Immediately: true}
+		for id := range ack {
+			req.Ack = append(req.Ack, id)
+		}
+		out, err := operatorClient(t, r.url, receiver).Poll(t.Context(), "soc", req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out.Sets
+	}
+	if sets := polled(b, nil); len(sets) != 0 { // the stream begins here
+		t.Fatalf("%+v", sets)
+	}
 	if _, err := n.attest(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -128,6 +144,14 @@ func TestLapseOfADeadVerifiersToken(t *testing.T) {
 			t.Fatal("the second verifier does not tell of the first one's act")
 		}
 		break
+	}
+	// Of all three, one of which a verifier wrote that was dead meanwhile: the grant, the
+	// lapse, and the suspension, which is two events. What one verifier heard is
+	// acknowledged, the other knows.
+	var sets map[string]string
+	eventually(t, "the notices", func() bool { sets = polled(b, nil); return len(sets) == 4 })
+	if again := polled(a, sets); len(again) != 0 {
+		t.Errorf("the other verifier gives %d notices again", len(again))
 	}
 	if got := count(t, atA, bundle.Lapsed); got != 1 {
 		t.Errorf("the lapse was written %d times", got)

@@ -35,6 +35,7 @@ import (
 	"github.com/writ-attestation/writ/verifier/console"
 	"github.com/writ-attestation/writ/verifier/fleet"
 	"github.com/writ-attestation/writ/verifier/keys"
+	"github.com/writ-attestation/writ/verifier/ssf"
 )
 
 // Limits that hold for every connection.
@@ -55,8 +56,9 @@ type Config struct {
 	// requests for any other are refused. A port other than the listener's own is
 	// given as host:port.
 	Hosts         []string
-	PublicEntries bool     // anybody may read the log's entries
-	Pages         []string // of [console.Names], the pages that are open
+	Streams       []ssf.Stream // of events to parties outside of the domain
+	PublicEntries bool         // anybody may read the log's entries
+	Pages         []string     // of [console.Names], the pages that are open
 	// PublicEvidence lets anybody see on open pages what evidence says: findings, and
 	// what was measured at a node's boot. Operators who sign in see it in any case.
 	PublicEvidence bool
@@ -87,6 +89,7 @@ type Server struct {
 
 	sessions *sessions
 	fleet    *fleet.Fleet // nil: the console is closed
+	ssf      *ssf.Transmitter
 	boots    *lane
 	watchers watchers
 	running  sync.WaitGroup // what reads for the pages
@@ -132,6 +135,7 @@ func New(cfg Config) (*Server, error) {
 	if s.pages.Open("lineage") {
 		s.runs = newRuns()
 	}
+	s.ssf = ssf.New(ssf.Config{Service: cfg.Service, Streams: cfg.Streams, Slog: cfg.Log, Now: cfg.Now})
 	s.metrics = newMetrics(s)
 	if s.openapi, err = openAPI(cfg.Version, append(s.publicRoutes(), s.adminRoutes()...)); err != nil {
 		return nil, fmt.Errorf("starting the API: %w", err)
@@ -150,6 +154,7 @@ func (s *Server) Serve(l net.Listener) error {
 		stop()
 	})
 	s.running.Go(func() { s.svc.Follow(ctx) })
+	s.running.Go(func() { s.ssf.Run(ctx) })
 	if s.fleet != nil {
 		s.running.Go(func() { s.fleet.Run(ctx) })
 	}

@@ -155,3 +155,8 @@ func (c *Client) Tile(ctx context.Context, path string) ([]byte, error) {
 func (c *Client) SignIn(ctx context.Context) (*protocol.SignIn, error) {
 	return exchange[protocol.SignIn](ctx, c, act(http.MethodPost, "/v1/sign-in-codes"), protocol.SignInRequest{})
 }
+
+// Poll asks for notices of a stream (RFC 8936), and says which have arrived.
+func (c *Client) Poll(ctx context.Context, stream string, req protocol.PollRequest) (*protocol.Polled, error) {
+	return exchange[protocol.Polled](ctx, c, call{method: http.MethodPost, path: "/ssf/poll/" + url.PathEscape(stream)}, req)
+}
