@@ -5,12 +5,12 @@ export interface Box { id: string; title: string; sub: string; tone: string; hre
 export type Arrow = [from: string, to: string, kind: 'chain' | 'rests' | 'starts']
 export interface Placed { width: number; height: number; boxes: Required<Box>[]; arrows: { kind: string; points: { x: number; y: number }[] }[] }
 
-export const boxWidth = 160, boxHeight = 46
+export const boxWidth = 148, boxHeight = 46
 
 /** Where boxes and arrows go: from left to right, or from top to bottom where there is no width. */
 export function place(boxes: Box[], arrows: Arrow[], down: boolean): Placed {
   const g = new Graph()
-  g.setGraph({ rankdir: down ? 'TB' : 'LR', nodesep: 18, ranksep: down ? 26 : 38, marginx: 4, marginy: 4 })
+  g.setGraph({ rankdir: down ? 'TB' : 'LR', nodesep: 18, ranksep: 24, marginx: 4, marginy: 4 })
   g.setDefaultEdgeLabel(() => ({}))
   for (const b of boxes) g.setNode(b.id, { width: boxWidth, height: boxHeight })
   const known = new Set(boxes.map(b => b.id))

@@ -119,7 +119,7 @@ function Card({ id, name, children }: { id: string; name: ComponentChildren; chi
 }
 
 function Values({ of, across }: { of: Value[]; across?: boolean }) {
-  return <dl class={across ? 'figures across' : 'figures'}>{of.map(([label, value, metric], i) => <div key={i}><dt>{label}<code>{metric}</code></dt><dd>{value}</dd></div>)}</dl>
+  return <dl class={across ? 'figures across checks' : 'figures'}>{of.map(([label, value, metric], i) => <div key={i}><dt>{label}<code>{metric}</code></dt><dd>{value}</dd></div>)}</dl>
 }
 
 interface Histogram { count: number; buckets: { most: number; count: number }[] }

@@ -155,7 +155,7 @@ function Fact({ name, digest, basis }: { name: string; digest?: string; basis: s
 
 function Exports({ exec, workload }: { exec: string; workload: boolean }) {
   const file = (format: string, name: string) => <a key={format} id={`export-${format}`} class="button" href={`/v1/public/lineage/export?exec=${encodeURIComponent(exec)}&format=${format}`} download={`${exec}.${format}.json`}>{name}</a>
-  return <span class="acts" role="group" aria-label="Export">Export: {file('native', 'JSON')}{workload ? file('in-toto', 'in-toto, unsigned') : <span class="soft">in-toto needs a workload digest</span>}{file('rfc-eg-0010', 'RFC-EG-0010')}</span>
+  return <span class="acts" role="group" aria-label="Export">Export: {file('native', 'Native')}{workload ? file('in-toto', 'in-toto, unsigned') : <span class="soft">in-toto needs a workload digest</span>}{file('rfc-eg-0010', 'RFC-EG-0010')}</span>
 }
 
 /** Where an entry is shown with its proof. */
@@ -212,17 +212,17 @@ function drawing({ lineage: { execution: x, parents }, children, now }: Told, na
   const oldest = ancestors[ancestors.length - 1] ?? x
   if (parents.length > ancestors.length) boxes.push({ id: 'older', title: `${parents.length - ancestors.length} before`, sub: 'executions', tone: 'soft', href: to(parents[ancestors.length].id) })
   else if (oldest.parent) boxes.push({ id: 'older', title: oldest.parent, sub: 'not in this log', tone: 'soft', href: '#facts' })
-  for (const p of ancestors) boxes.push({ id: `run ${p.id}`, title: p.id, sub: p.node === x.node ? 'parent, same node' : 'parent, another node', tone: 'accent', href: to(p.id) })
+  for (const p of ancestors) boxes.push({ id: `run ${p.id}`, title: p.id, sub: p.node === x.node ? 'parent, same node' : 'parent, other node', tone: 'accent', href: to(p.id) })
   const chain = x.events.filter(e => e.event === 'admitted' || e.event === 'renewed')
   const shown = chain.length > shownTokens ? [...chain.slice(0, 2), ...chain.slice(1 - shownTokens + 1)] : chain
   const left = chain.length - shown.length
   let before = ''
   shown.forEach((e, i) => {
     const id = `entry ${e.index}`, t = tokenOf(e)!
-    boxes.push({ id, title: `${names[e.event]}, entry ${e.index}`, sub: `token ${t.seq}, ${moment(e.at).slice(11, 19)}`, tone: 'good', href: `#entry-${e.index}` })
+    boxes.push({ id, title: `${names[e.event]} #${e.index}`, sub: `token ${t.seq}, ${moment(e.at).slice(11, 19)}`, tone: 'good', href: `#entry-${e.index}` })
     const base = t.base ?? (e.event === 'admitted' ? x.events.find(d => d.event === 'authorized')?.index : undefined)
     if (base !== undefined && base !== e.index && (!narrow || i === 0)) {
-      if (!boxes.some(b => b.id === `entry ${base}`)) boxes.push({ id: `entry ${base}`, title: `Decision, entry ${base}`, sub: 'on evidence', tone: 'accent', href: x.events.some(d => d.index === base) ? `#entry-${base}` : `/log/proof/${base}` })
+      if (!boxes.some(b => b.id === `entry ${base}`)) boxes.push({ id: `entry ${base}`, title: `Decision #${base}`, sub: 'on evidence', tone: 'accent', href: x.events.some(d => d.index === base) ? `#entry-${base}` : `/log/proof/${base}` })
       arrows.push([`entry ${base}`, id, 'rests'])
     }
     if (left > 0 && i === 2) {
@@ -239,12 +239,12 @@ function drawing({ lineage: { execution: x, parents }, children, now }: Told, na
   const stop = x.events.find(e => e.event === 'terminated')
   if (stop) {
     const s = stop.data as Stop
-    boxes.push({ id: 'stop', title: `Stop, entry ${stop.index}`, sub: s.cause, tone: s.confirmed ? 'soft' : 'warn', href: `#entry-${stop.index}` })
+    boxes.push({ id: 'stop', title: `Stop #${stop.index}`, sub: s.cause, tone: s.confirmed ? 'soft' : 'warn', href: `#entry-${stop.index}` })
     if (before) arrows.push([before, 'stop', 'chain'])
   }
   const shownChildren = narrow && children.length > 1 ? 0 : 8
   for (const c of children.slice(0, shownChildren)) {
-    boxes.push({ id: `child ${c.exec}`, title: c.exec, sub: `${stateOf(c, now)}, ${c.node === x.node ? 'same' : 'another'} node`, tone: 'accent', href: to(c.exec) })
+    boxes.push({ id: `child ${c.exec}`, title: c.exec, sub: `${stateOf(c, now)}, ${c.node === x.node ? 'same' : 'other'} node`, tone: 'accent', href: to(c.exec) })
     const from = shown.filter(e => e.at <= c.started).pop() ?? shown[0]
     if (from) arrows.push([`entry ${from.index}`, `child ${c.exec}`, 'starts'])
   }
@@ -277,11 +277,11 @@ function Picture({ told, go }: { told: Told; go: Go }) {
       {p.arrows.map((a, i) => <path key={i} class={`arrow ${a.kind}`} d={`M${a.points.map(q => `${q.x.toFixed(1)},${q.y.toFixed(1)}`).join(' L')}`} marker-end="url(#arrow)" aria-hidden="true" />)}
       {p.boxes.map(b => <a key={b.id} href={b.href} class={b.tone} aria-label={`${b.title}, ${b.sub}`} onClick={e => follow(e, b.href)}>
         <rect x={b.x - boxWidth / 2} y={b.y - boxHeight / 2} width={boxWidth} height={boxHeight} rx="5" />
-        <text x={b.x - boxWidth / 2 + 10} y={b.y - 4}>{cut(b.title, 17)}</text>
-        <text class="sub" x={b.x - boxWidth / 2 + 10} y={b.y + 13}>{cut(b.sub, 22)}</text>
+        <text x={b.x - boxWidth / 2 + 10} y={b.y - 4}>{cut(b.title, 15)}</text>
+        <text class="sub" x={b.x - boxWidth / 2 + 10} y={b.y + 13}>{cut(b.sub, 20)}</text>
         <title>{`${b.title}, ${b.sub}`}</title>
       </a>)}
     </svg>
-    <p class="soft legend">Solid: the chain of tokens. Dashed: what a token rests on. Dotted: what started what.</p>
+    <p class="soft legend">The numbers are entries of the log. Solid: the chain of tokens. Dashed: what a token rests on. Dotted: what started what.</p>
   </div>
 }
