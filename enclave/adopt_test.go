@@ -116,7 +116,7 @@ func TestAdoptedWorkOutlivesNoHolder(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			a := newAgent(t, 4*time.Second)
+			a := newAgent(t, 3*time.Second)
 			e, _ := a.held(t, 8)
 			a.answers(unavailable)
 			keeper := e.cmd.Process.Pid

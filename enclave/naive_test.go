@@ -173,7 +173,7 @@ func TestNaiveTokenFromBeforeAReset(t *testing.T) {
 // Twin of TestSameLeaseOnTwoMachines: whoever has the token runs.
 func TestNaiveSameLeaseOnTwoMachines(t *testing.T) {
 	t.Parallel()
-	first, second := newAgent(t, 4*time.Second), newAgent(t, 4*time.Second)
+	first, second := newAgent(t, 2*time.Second), newAgent(t, 2*time.Second)
 	second.trust = first.trust
 	second.answers(func(req request) (int, any) {
 		req.Execution, req.R = "on the first machine", strings.Repeat("A", 43)

@@ -85,10 +85,8 @@ func TestRevocationAtE1(t *testing.T) {
 func TestHoldersStoppedAtE1(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct{ first, keeper, starter, naive bool }{
-		"keeper: the kernel's timer, then PID 1":                 {keeper: true},
 		"keeper and starter: the kernel's timer, then PID 1":     {keeper: true, starter: true},
 		"PID 1: the keeper kills all but it":                     {first: true},
-		"PID 1 and starter: the keeper kills all but it":         {first: true, starter: true},
 		"PID 1 and keeper: nobody, which is why E1 is below E2 ": {first: true, keeper: true, naive: true},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -168,6 +166,35 @@ func TestDaemonAtE1(t *testing.T) {
 	if after, _ := os.ReadFile(beat); string(after) != string(before) {
 		t.Error("a daemon runs on")
 	}
+}
+
+// The work is the same user as those who hold it, and sees them: it can neither read nor
+// write their memory and files, and who it stops is killed by the kernel in time.
+func TestWorkTurnsOnItsHoldersAtE1(t *testing.T) {
+	t.Parallel()
+	a := newAgent(t, 3*time.Second)
+	beat := filepath.Join(a.dir, "beat")
+	e := a.contained(t, "--level", "E1").start(container(), "sh", "-c", `
+		for d in /proc/[0-9]*; do
+			[ $d = /proc/$$ ] && continue
+			ls $d/fd >/dev/null 2>&1 && echo files of $d
+			(: >$d/mem) 2>/dev/null && echo memory of $d
+			echo $d
+			kill -STOP ${d#/proc/}
+		done
+		while :; do date +%s%N >`+beat+`; sleep 0.01; done`)
+	e.eventually("it beats", func() bool { b, _ := os.ReadFile(beat); return len(b) > 0 || e.hasEnded() })
+	a.answers(unavailable)
+	if out := e.output(); strings.Contains(out, " of ") || strings.Count(out, "/proc/") != 3 || !strings.HasPrefix(out, "/proc/1\n") {
+		t.Errorf("the work found or reached:\n%s", out)
+	}
+	sleepPast(a.until().Add(scheduled))
+	before, _ := os.ReadFile(beat)
+	time.Sleep(200 * time.Millisecond)
+	if after, _ := os.ReadFile(beat); string(after) != string(before) {
+		t.Error("the work runs on")
+	}
+	e.exits(ExitStopped, "lapsed")
 }
 
 // What E1 cannot do is refused with its cure, and E1 is not given where `writ run` is

@@ -21,13 +21,13 @@ var exposure = map[string]string{
 // closed as we say.
 func TestUnits(t *testing.T) {
 	dir := t.TempDir()
-	for _, program := range []string{"writ", "writd"} {
+	for _, program := range []string{"writ", "writd", "writ-nri"} {
 		if err := os.WriteFile(filepath.Join(dir, program), []byte("#!/bin/sh\n"), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
 	found, err := filepath.Glob(units + "/*.service")
-	if err != nil || len(found) != 3 {
+	if err != nil || len(found) != 4 {
 		t.Fatalf("units %v, %v", found, err)
 	}
 	var copies []string
@@ -36,8 +36,7 @@ func TestUnits(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		b = regexp.MustCompile(`/usr/bin/(writd?) `).ReplaceAll(b, []byte(dir+"/$1 "))
-		b = regexp.MustCompile(`/usr/bin/(writd?)\n`).ReplaceAll(b, []byte(dir+"/$1\n"))
+		b = regexp.MustCompile(`/usr/bin/(writd|writ-nri|writ)([ \n])`).ReplaceAll(b, []byte(dir+"/$1$2"))
 		name := strings.Replace(filepath.Base(path), "@.", "@job.", 1)
 		copied := filepath.Join(dir, name)
 		if err := os.WriteFile(copied, b, 0o644); err != nil {
