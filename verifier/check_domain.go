@@ -85,6 +85,10 @@ func (c *stateCheck) takeDomain(index uint64, leaf ledger.Leaf) error {
 		if !c.state.frozen.known {
 			c.state.frozen, c.state.epoch, c.state.since, c.state.generation = say(false, index), say(uint64(0), index), say(uint64(0), index), say(uint64(0), index)
 		}
+	case bundle.VerifierJoined:
+		rec, err := dataOf[bundle.Joined](leaf)
+		delete(c.pending, admissionKey(rec.LogKey).ID)
+		return err
 	case bundle.VerifierRetired:
 		rec, err := dataOf[bundle.Joined](leaf)
 		c.ended[rec.LogKey] = index

@@ -32,7 +32,11 @@ const (
 func (s *Service) start(ctx context.Context) error {
 	key := ledger.Key{Kind: kindDomain, ID: "keys"}
 	blobs := slices.Concat(s.roots, s.cfg.IAKRoots) // bundles name them by digest
-	_, err := s.log.Append(ctx, ledger.Draft{Keys: []ledger.Key{key, tokenKeysKey, stateKey, retiredLogsKey}, Blobs: blobs, Build: func(slot ledger.Slot) (ledger.Change, error) {
+	rows := []ledger.Key{key, tokenKeysKey, stateKey, retiredLogsKey}
+	for _, id := range s.cfg.PeerLogKeys {
+		rows = append(rows, admissionKey(id))
+	}
+	_, err := s.log.Append(ctx, ledger.Draft{Keys: rows, Blobs: blobs, Build: func(slot ledger.Slot) (ledger.Change, error) {
 		have := map[string]string{}
 		if row, ok := slot.Row(key); ok {
 			if err := json.Unmarshal(row, &have); err != nil {
@@ -55,10 +59,11 @@ func (s *Service) start(ctx context.Context) error {
 			}
 		}
 		have[tokenPurpose] = signer
-		entries, err := s.joined(have)
+		entries, spent, err := s.joined(slot, have)
 		if err != nil {
 			return ledger.Change{}, err
 		}
+		puts = append(puts, spent...)
 		if s.ends, _, err = slotRow[retiredLogs](slot, retiredLogsKey); err != nil {
 			return ledger.Change{}, err
 		}
@@ -130,19 +135,28 @@ func (s *Service) recorded(have map[string]string) error {
 	return nil
 }
 
-// joined records peers that are new, and returns an entry for each.
-func (s *Service) joined(have map[string]string) (out []ledger.Entry, err error) {
+// joined records peers that are new, and returns an entry for each, and the approvals
+// that are spent by it: where acts take several operators, so does this.
+func (s *Service) joined(slot ledger.Slot, have map[string]string) (out []ledger.Entry, spent []ledger.Put, err error) {
 	for _, id := range slices.Compact(slices.Sorted(slices.Values(s.cfg.PeerLogKeys))) {
 		if id == have[logPurpose] || have[peerPurpose+id] != "" {
 			continue
 		}
 		if have[retiredPurpose+id] != "" {
-			return nil, fmt.Errorf("%w: the verifier with the log key %.16s was retired; it joins again with another key", keys.ErrMissing, id)
+			return nil, nil, fmt.Errorf("%w: the verifier with the log key %.16s was retired; it joins again with another key", keys.ErrMissing, id)
 		}
+		agreed, _, err := slotRow[approvals](slot, admissionKey(id))
+		if err != nil {
+			return nil, nil, err
+		}
+		if n := len(agreed.By); s.cfg.Approvals > 1 && n < s.cfg.Approvals {
+			return nil, nil, fmt.Errorf("%w: %d of %d operators have agreed to a verifier with the log key %.16s; run `writ verifier admit KEY` as each of them while peers does not list it, then start again", keys.ErrMissing, n, s.cfg.Approvals, id)
+		}
+		spent = append(spent, ledger.Put{Key: admissionKey(id)})
 		have[peerPurpose+id] = id
 		out = append(out, s.entry(bundle.VerifierJoined, "log-key/"+id, "verifier/"+s.cfg.Name, bundle.Joined{LogKey: id}))
 	}
-	return out, nil
+	return out, spent, nil
 }
 
 // retired records peers that are none any more, and returns an entry for each. One

@@ -100,3 +100,29 @@ func newPeerRemove() *cobra.Command {
 	cmd.Example = "  writ peer remove b.example"
 	return cmd
 }
+
+func newVerifier() *cobra.Command {
+	cmd := &cobra.Command{Use: "verifier", Short: "Agree to further verifiers of the domain", RunE: needsCommand}
+	admit := operatorCommand("admit KEY", "Agree to a further verifier of the domain", `Agree to a further verifier, by the log key that writd join has printed. Where the
+domain's approvals are above one, as many operators must have agreed before a
+verifier that lists the key under peers starts and records it.
+
+Exit codes: 0 enough have agreed; 8 waiting for further operators; 3 refused.`, wantArgs("KEY"), func(cmd *cobra.Command, c *client.Client, o *operatorFlags, args []string) error {
+		a, err := c.Admit(cmd.Context(), protocol.NewVerifier{LogKey: args[0]})
+		if err != nil {
+			return err
+		}
+		if o.json {
+			err = writeJSON(cmd.OutOrStdout(), a)
+		} else {
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "log key %s: %d of %d operators have agreed\n", a.LogKey, a.Approvals, a.Needed)
+		}
+		if err == nil && a.Approvals < a.Needed {
+			return exit(exitPartial, nil, "")
+		}
+		return err
+	})
+	admit.Example = "  writ verifier admit 'prod.example.org/log+8c1c6a5d+AfV...'"
+	cmd.AddCommand(admit)
+	return cmd
+}

@@ -35,3 +35,17 @@ func (s *Server) forget(q *call) error {
 	s.cfg.Log.WarnContext(q.Request().Context(), "another domain is recognised no more", "peer", q.Param("id"), "actor", q.actor)
 	return q.NoContent(http.StatusNoContent)
 }
+
+// admitVerifier is one operator's agreement to a further verifier of this domain.
+func (s *Server) admitVerifier(q *call) error {
+	var req protocol.NewVerifier
+	if err := q.decode(&req); err != nil {
+		return err
+	}
+	a, err := s.svc.Admit(q.Request().Context(), q.actor, req.LogKey)
+	if err != nil {
+		return err
+	}
+	s.cfg.Log.WarnContext(q.Request().Context(), "a further verifier", "log_key", a.LogKey, "approvals", a.Approvals, "needed", a.Needed, "actor", q.actor)
+	return q.answer(a)
+}

@@ -100,6 +100,11 @@ func (c *Client) Freeze(ctx context.Context, change protocol.GovernanceChange) (
 	return exchange[protocol.Governance](ctx, c, act(http.MethodPost, "/v1/freeze"), change)
 }
 
+// Admit is this operator's agreement to a further verifier.
+func (c *Client) Admit(ctx context.Context, v protocol.NewVerifier) (*protocol.Admission, error) {
+	return exchange[protocol.Admission](ctx, c, act(http.MethodPost, "/v1/verifiers"), v)
+}
+
 // Recognize asks for another domain to be recognised, which is also this operator's
 // agreement to it.
 func (c *Client) Recognize(ctx context.Context, p protocol.NewPeer) (*protocol.PeerChange, error) {

@@ -186,6 +186,18 @@ type PeerChange struct {
 	Needed    int    `json:"needed"`
 }
 
+// NewVerifier is a further verifier of the domain, by its log key in note format.
+type NewVerifier struct {
+	LogKey string `json:"log_key"`
+}
+
+// Admission says how many operators have agreed to a further verifier.
+type Admission struct {
+	LogKey    string `json:"log_key"` // hexadecimal SHA-256
+	Approvals int    `json:"approvals"`
+	Needed    int    `json:"needed"`
+}
+
 // States of a peer.
 const (
 	PeerAccepted = "accepted"
