@@ -3,6 +3,7 @@ package attestor
 import (
 	"testing"
 
+	"github.com/writ-attestation/writ/verifier/protocol"
 	"github.com/writ-attestation/writ/verifier/reference"
 	"github.com/writ-attestation/writ/verifier/token"
 )
@@ -11,6 +12,32 @@ const (
 	tpm2Certify    = 0x148 // TPM_CC_Certify
 	tpm2ReadPublic = 0x173 // TPM_CC_ReadPublic
 )
+
+// TestRenewedMeanwhile: who asks for a token while the base token is renewed is not
+// refused because the verifier knows of the later one already; who is refused for
+// another reason is asked for once.
+func TestRenewedMeanwhile(t *testing.T) {
+	t.Parallel()
+	b, _, a := ready(t)
+	asked := 0
+	got, err := further(t.Context(), a, func(_ Verifier, base string) (*string, error) {
+		if asked++; asked == 1 {
+			b.mustAttest(a)
+			return nil, protocol.Refuse(protocol.TokenRevoked, "the base token is not the node's latest")
+		}
+		return &base, nil
+	})
+	if err != nil || *got != a.current() || asked != 2 {
+		t.Errorf("asked %d times: %v", asked, err)
+	}
+	asked = 0
+	if _, err := further(t.Context(), a, func(Verifier, string) (*string, error) {
+		asked++
+		return nil, protocol.Refuse(protocol.RequestRefused, "no")
+	}); err == nil || asked != 1 {
+		t.Errorf("refused: asked %d times, %v", asked, err)
+	}
+}
 
 // TestKeyInTPM: an agent whose domain demands it keeps its key in the TPM. It is
 // certified once in a boot; a reset of the TPM takes it, and the next one is certified

@@ -281,7 +281,7 @@ func (l *live) runs(w *work, while time.Duration, why string) {
 // goes on.
 func TestKeyRotatedUnderLoad(t *testing.T) {
 	t.Parallel()
-	const life, overlap = 10 * time.Second, 5 * time.Second
+	const life, overlap = 15 * time.Second, 5 * time.Second
 	l := startLive(t, "--token-life", life.String(), "--set", `token_key_overlap = "`+overlap.String()+`"`)
 	w := l.work()
 	want := token.Expect{Issuer: l.trust.IssuerURL(), Domain: l.trust.Domain, Audience: jobs}
@@ -365,7 +365,7 @@ func TestKeyWithdrawn(t *testing.T) {
 		case code == http.StatusNoContent && refused > 0:
 			t.Fatal("the gate takes a token again that it has refused")
 		case code == http.StatusNoContent:
-			time.Sleep(200 * time.Millisecond) // until it hears
+			time.Sleep(500 * time.Millisecond) // until it hears
 		default:
 			refused++
 		}
