@@ -67,14 +67,14 @@ func (s *Server) guard(r route) echo.HandlerFunc {
 				return err
 			}
 		}
+		if r.page != "" && !s.pages.Open(r.page) {
+			return protocol.Refuse(protocol.NotFound, "the page %s is not open here: public.pages does not name it", r.page)
+		}
 		if err := q.shape(); err != nil {
 			return err
 		}
 		if err := s.identify(q); err != nil {
 			return err
-		}
-		if r.page != "" && !s.pages.Open(r.page) {
-			return protocol.Refuse(protocol.NotFound, "the page %s is not open here: public.pages does not name it", r.page)
 		}
 		give, err := s.readBody(q)
 		if err != nil {

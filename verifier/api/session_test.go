@@ -65,7 +65,7 @@ func TestSignInCodeIsGoodOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := try(code.Code[:len(code.Code)-1] + "A"); got.status != http.StatusUnauthorized && code.Code[len(code.Code)-1] != 'A' {
+	if got := try("_" + code.Code); got.status != http.StatusUnauthorized {
 		t.Errorf("a guess: %d", got.status)
 	}
 	if got := try(code.Code); got.status != http.StatusOK {
@@ -160,5 +160,29 @@ func TestSessionBesideACertificate(t *testing.T) {
 	}
 	if got := b.send(http.MethodGet, consolePath, nil, func(r *http.Request) { r.Header.Add("Cookie", sessionCookie+"="+secret()) }); got.status != http.StatusUnauthorized {
 		t.Errorf("two cookies: %d %s", got.status, got.body)
+	}
+}
+
+// TestOpenConsoleAsksForCredentials: opened, its paths ask of each caller what their
+// lines say.
+func TestOpenConsoleAsksForCredentials(t *testing.T) {
+	t.Parallel()
+	d := newDomain(t, opened(true, "console"))
+	n, _, base := d.working()
+	for _, r := range d.srv.publicRoutes() {
+		if r.page != "console" || r.stream {
+			continue
+		}
+		var body []byte
+		if r.in != "" {
+			body = []byte("{}")
+		}
+		got := d.ask(d.http(), r.method, r.sample(), r.in, body)
+		if want := r.auth == operator; want != (got.status == http.StatusUnauthorized && got.code(t) == codeUnauthenticated) {
+			t.Errorf("%s %s without a credential: %d %s", r.method, r.path, got.status, got.body)
+		}
+		if got := d.ask(d.http(), r.method, r.sample(), r.in, nil, d.prove(proven{base: base, key: n.key})); got.status != http.StatusUnauthorized {
+			t.Errorf("%s %s with a node's token: %d %s", r.method, r.path, got.status, got.body)
+		}
 	}
 }
