@@ -196,33 +196,41 @@ done
 echo running
 while :; do sleep 0.05; done`
 
+// work starts hostile work on a node; its messages go to the log called name.
+func (d *dev) work(ctx context.Context, n *devNode, name string) (*job, error) {
+	j := &job{node: n, record: filepath.Join(n.dir, name+".stop.json"), ended: make(chan time.Time, 1)}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	j.child, err = d.start(name, w, d.self, "run", "--level", d.level.String(), "--state", n.state(), "--socket", n.socket(), "--record", j.record, "--", "sh", "-c", hostile)
+	w.Close()
+	if err != nil {
+		r.Close()
+		return nil, err
+	}
+	j.last = syscall.SIGKILL // its keeper would pass SIGTERM on, and the work ignores it
+	line, err := firstLine(ctx, r, 15*time.Second)
+	if err != nil || string(line) != "running\n" {
+		r.Close()
+		return nil, fmt.Errorf("starting work on %s: %w%s", n.name, err, d.lastWords(name))
+	}
+	go func() { // every process of the work holds the other end
+		_ = r.SetReadDeadline(time.Time{})
+		_, _ = io.Copy(io.Discard, r)
+		j.ended <- time.Now()
+		r.Close()
+	}()
+	return j, nil
+}
+
 func (d *dev) demoWork(ctx context.Context) ([]*job, string, error) {
 	var jobs []*job
 	for i, n := range d.nodes {
-		j := &job{node: n, record: filepath.Join(n.dir, "stop.json"), ended: make(chan time.Time, 1)}
-		r, w, err := os.Pipe()
+		j, err := d.work(ctx, n, fmt.Sprintf("node-%d-work", i+1))
 		if err != nil {
 			return nil, "", err
 		}
-		name := fmt.Sprintf("node-%d-work", i+1)
-		j.child, err = d.start(name, w, d.self, "run", "--level", d.level.String(), "--state", n.state(), "--socket", n.socket(), "--record", j.record, "--", "sh", "-c", hostile)
-		w.Close()
-		if err != nil {
-			r.Close()
-			return nil, "", err
-		}
-		j.last = syscall.SIGKILL // its keeper would pass SIGTERM on, and the work ignores it
-		line, err := firstLine(ctx, r, 15*time.Second)
-		if err != nil || string(line) != "running\n" {
-			r.Close()
-			return nil, "", fmt.Errorf("starting work on %s: %w%s", n.name, err, d.lastWords(name))
-		}
-		go func() { // every process of the work holds the other end
-			_ = r.SetReadDeadline(time.Time{})
-			_, _ = io.Copy(io.Discard, r)
-			j.ended <- time.Now()
-			r.Close()
-		}()
 		jobs = append(jobs, j)
 	}
 	select { // long enough for a renewal

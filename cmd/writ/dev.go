@@ -62,7 +62,7 @@ type devOptions struct {
 	demo bool
 	dir  string
 	life time.Duration
-	set  []string
+	set  []string // lines of writd.toml
 }
 
 // dev is a running development domain.
@@ -80,6 +80,7 @@ type dev struct {
 	operator *client.Client
 	nodes    []*devNode
 	children []*child
+	stage    *stage // of the page /demo; nil: none
 }
 
 // devReady is what `writd dev` prints once it serves.
@@ -191,10 +192,13 @@ func (c *child) stop(sig syscall.Signal) {
 
 // close ends everything, agents before machines.
 func (d *dev) close() error {
+	var errs []error
+	if d.stage != nil {
+		errs = append(errs, d.stage.close())
+	}
 	for i := len(d.children) - 1; i >= 0; i-- {
 		d.children[i].stop(d.children[i].last)
 	}
-	var errs []error
 	for _, n := range d.nodes {
 		errs = append(errs, n.Close())
 	}
@@ -214,11 +218,7 @@ func (d *dev) sibling(name string) (string, error) {
 }
 
 // startVerifier makes the TPM maker and the reference key, and runs writd dev.
-func (d *dev) startVerifier(ctx context.Context) error {
-	writd, err := d.sibling("writd")
-	if err != nil {
-		return err
-	}
+func (d *dev) startVerifier(ctx context.Context) (err error) {
 	if d.maker, err = swtpm.NewCA("writ dev", time.Now()); err != nil {
 		return err
 	}
@@ -227,11 +227,19 @@ func (d *dev) startVerifier(ctx context.Context) error {
 		return err
 	}
 	d.refKey = key
-	root, refKey := filepath.Join(d.dir, "ek-root.pem"), filepath.Join(d.dir, "reference-key.pem")
-	if err := os.WriteFile(root, d.maker.RootPEM(), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(d.dir, "ek-root.pem"), d.maker.RootPEM(), 0o644); err != nil {
 		return err
 	}
-	if err := os.WriteFile(refKey, []byte(reference.FormatKey(pub)), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(d.dir, "reference-key.pem"), []byte(reference.FormatKey(pub)), 0o644); err != nil {
+		return err
+	}
+	return d.runVerifier(ctx, "127.0.0.1:0")
+}
+
+// runVerifier runs writd dev on the data there is, and waits until it serves.
+func (d *dev) runVerifier(ctx context.Context, listen string) error {
+	writd, err := d.sibling("writd")
+	if err != nil {
 		return err
 	}
 	r, w, err := os.Pipe()
@@ -239,9 +247,12 @@ func (d *dev) startVerifier(ctx context.Context) error {
 		return err
 	}
 	defer r.Close()
-	args := []string{"dev", "--data", filepath.Join(d.dir, "verifier"), "--ek-root", root, "--reference-key", refKey, "--token-life", d.options.life.String()}
+	args := []string{"dev", "--data", filepath.Join(d.dir, "verifier"), "--listen", listen, "--ek-root", filepath.Join(d.dir, "ek-root.pem"), "--reference-key", filepath.Join(d.dir, "reference-key.pem"), "--token-life", d.options.life.String()}
 	for _, line := range d.options.set {
 		args = append(args, "--set", line)
+	}
+	if d.stage != nil {
+		args = append(args, "--demo", d.stage.socket)
 	}
 	d.verifier, err = d.start("verifier", w, writd, args...)
 	w.Close()
@@ -262,6 +273,9 @@ func (d *dev) startVerifier(ctx context.Context) error {
 	id, err := keys.ParseIdentity(raw)
 	if err != nil {
 		return err
+	}
+	if d.operator != nil {
+		d.operator.Close()
 	}
 	d.operator, err = client.New(client.Config{URL: d.ready.Verifier, Operator: id})
 	return err
@@ -379,7 +393,10 @@ func (d *dev) wait(ctx context.Context, within time.Duration, what, log string, 
 }
 
 // play sets everything up and leaves it running.
-func (d *dev) play(ctx context.Context) error {
+func (d *dev) play(ctx context.Context) (err error) {
+	if d.stage, err = newStage(d); err != nil {
+		return err
+	}
 	fmt.Fprintf(d.out, "starting a verifier and %d nodes in %s\n", len(machines), d.dir)
 	if err := d.startVerifier(ctx); err != nil {
 		return err
@@ -402,19 +419,35 @@ func (d *dev) play(ctx context.Context) error {
 		}
 	}
 	d.printTries()
-	select {
-	case <-ctx.Done():
-	case <-d.verifier.done:
-		return fmt.Errorf("the verifier ended: %w%s", d.verifier.err, d.lastWords("verifier"))
+	return d.perform(ctx)
+}
+
+// perform plays what the page /demo asks for until ctx is done. It does so here, on
+// the goroutine whose thread the domain's processes end with.
+func (d *dev) perform(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			fmt.Fprintln(d.out, "\nstopping")
+			return nil
+		case <-d.verifier.done:
+			return fmt.Errorf("the verifier ended: %w%s", d.verifier.err, d.lastWords("verifier"))
+		case act := <-d.stage.asked:
+			d.stage.perform(ctx, act)
+		case <-d.stage.ended():
+			d.stage.lost(ctx)
+		}
 	}
-	fmt.Fprintln(d.out, "\nstopping")
-	return nil
 }
 
 func (d *dev) printTries() {
 	n := d.nodes[0]
 	fmt.Fprintf(d.out, `
-all nodes are legitimate; enforcement level %[1]s. Try, in another terminal:
+all nodes are legitimate; enforcement level %[1]s. Open in a browser (the certificate is this domain's own):
+
+  %[2]s/demo
+
+or try, in another terminal:
 
   export PATH=%[8]s:$PATH
   export WRIT_VERIFIER=%[2]s WRIT_OPERATOR=%[3]s

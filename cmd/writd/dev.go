@@ -1,10 +1,16 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -27,7 +33,7 @@ type devReady struct {
 // newDev runs the verifier of `writ dev`: a domain that ends in .invalid, on
 // loopback only, in a marked directory. None of it can be had by configuration.
 func newDev() *cobra.Command {
-	var dir, listen, refKey string
+	var dir, listen, refKey, demo string
 	var roots, set []string
 	var life time.Duration
 	cmd := &cobra.Command{Use: "dev --data DIR", Short: "Run the verifier of `writ dev`: loopback, for play only", Example: "  writ dev   # runs it", Args: cobra.NoArgs,
@@ -43,7 +49,10 @@ func newDev() *cobra.Command {
 			if err != nil {
 				return failure{exitUsage, fmt.Errorf("reading --set: %w", err)}
 			}
-			c.Domain, c.Data, c.Listen, c.Admin = "dev.invalid", dir, listen, "127.0.0.1:0"
+			if !strings.HasSuffix(c.Domain, ".invalid") { // RFC 6761: nobody's, ever
+				c.Domain = "dev.invalid"
+			}
+			c.Data, c.Listen, c.Admin = dir, listen, "127.0.0.1:0"
 			c.Addresses, c.MinLevel, c.Approvals = []string{"localhost", "127.0.0.1"}, "E0", 1
 			c.EKRoots, c.TokenLife, c.PublicEntries, c.LogLevel, c.LogFormat = roots, duration(life), true, "warn", "text"
 			c.Public = opened{Pages: slices.Clone(openable), Evidence: true}
@@ -57,6 +66,9 @@ func newDev() *cobra.Command {
 			if err := c.check(); err != nil {
 				return failure{exitUsage, err}
 			}
+			if demo != "" { // no configuration opens it
+				c.Public.Pages = append(c.Public.Pages, "demo")
+			}
 			if err := mark(dir); err != nil {
 				return err
 			}
@@ -65,6 +77,7 @@ func newDev() *cobra.Command {
 				return err
 			}
 			defer v.Close()
+			v.demo = demonstration(demo)
 			return v.serve(cmd.Context(), c.Listen, c.Admin, func(public, admin net.Addr) error {
 				return json.NewEncoder(cmd.OutOrStdout()).Encode(devReady{Domain: c.Domain, Verifier: "https://" + public.String(), Admin: "http://" + admin.String(), Operator: filepath.Join(dir, "operator.pem")})
 			})
@@ -75,6 +88,7 @@ func newDev() *cobra.Command {
 	f.StringVar(&refKey, "reference-key", "", "public key `file` that reference sets are signed with")
 	f.StringSliceVar(&roots, "ek-root", nil, "`file` with the root of the software TPMs' maker")
 	f.StringArrayVar(&set, "set", nil, "`line` of writd.toml, for what is not set by this command itself")
+	f.StringVar(&demo, "demo", "", "unix `socket` of writ dev, which plays what the page /demo asks for; empty: there is no such page")
 	f.DurationVar(&life, "token-life", time.Minute, "how long tokens live")
 	return cmd
 }
@@ -99,4 +113,24 @@ func mark(dir string) error {
 		}
 	}
 	return durable.WriteFile(path, []byte("Made by writ dev: keys and TPM maker are for play. writd serve refuses this directory.\n"), 0o644)
+}
+
+// demonstration hands what the page /demo asks for on to writ dev; nil without it.
+func demonstration(socket string) http.Handler {
+	if socket == "" {
+		return nil
+	}
+	return &httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(&url.URL{Scheme: "http", Host: "demo"})
+		},
+		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", socket)
+		}},
+		FlushInterval: -1, // events, as they come
+		ErrorLog:      log.New(io.Discard, "", 0),
+		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { // it ends before we do
+			w.WriteHeader(http.StatusBadGateway)
+		},
+	}
 }

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -93,7 +94,8 @@ type running struct {
 	tpm    *device.TPM    // of root
 	root   *device.Signer // nil: the domain has none
 
-	newRoot bool // another root than the recorded one is meant
+	newRoot bool         // another root than the recorded one is meant
+	demo    http.Handler // of `writd dev` alone
 }
 
 // onOpen is what an operator may say once.
@@ -221,7 +223,7 @@ func (v *running) serve(ctx context.Context, public, admin string, ready func(pu
 	if err != nil {
 		return err
 	}
-	s, err := api.New(api.Config{Service: v.svc, Keys: v.keys, Name: v.cfg.Name, Hosts: hosts, PublicEntries: v.cfg.PublicEntries, Pages: v.cfg.Public.Pages, Streams: streams, PublicEvidence: v.cfg.Public.Evidence, Version: version, Log: v.log})
+	s, err := api.New(api.Config{Service: v.svc, Keys: v.keys, Name: v.cfg.Name, Hosts: hosts, PublicEntries: v.cfg.PublicEntries, Pages: v.cfg.Public.Pages, Streams: streams, Demo: v.demo, PublicEvidence: v.cfg.Public.Evidence, Version: version, Log: v.log})
 	if err != nil {
 		return err
 	}

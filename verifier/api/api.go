@@ -59,6 +59,10 @@ type Config struct {
 	Streams       []ssf.Stream // of events to parties outside of the domain
 	PublicEntries bool         // anybody may read the log's entries
 	Pages         []string     // of [console.Names], the pages that are open
+	// Demo plays what the page demo asks for: GET /demo/state (events),
+	// /demo/domain and /demo/entries/ID, POST /demo/acts/ACT. nil: there is no
+	// such thing, and no such path. For `writ dev`, on loopback alone.
+	Demo http.Handler
 	// PublicEvidence lets anybody see on open pages what evidence says: findings, and
 	// what was measured at a node's boot. Operators who sign in see it in any case.
 	PublicEvidence bool

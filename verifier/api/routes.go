@@ -2,6 +2,7 @@ package api
 
 import (
 	"net/http"
+	"slices"
 
 	"github.com/writ-attestation/writ/evidence"
 	"github.com/writ-attestation/writ/verifier/bundle"
@@ -54,7 +55,7 @@ func (s *Server) publicRoutes() []route {
 		entries.auth, entries.roles = public, nil
 	}
 	const get, post, del = http.MethodGet, http.MethodPost, http.MethodDelete
-	return append(append(append(s.pageRoutes(), s.consoleRoutes()...), s.ssfRoutes()...), []route{
+	return append(slices.Concat(s.pageRoutes(), s.consoleRoutes(), s.ssfRoutes(), s.demoRoutes()), []route{
 		// Provisioning.
 		{method: post, path: "/v1/enrollments", auth: joinToken, in: mediaJSON, max: maxEnrol, out: mediaJSON, name: "enroll", about: "Ask to enrol a TPM with a join token.", takes: protocol.EnrollRequest{}, gives: protocol.EnrollChallenge{}, handle: s.enroll},
 		{method: post, path: "/v1/enrollments/:id/activation", auth: joinToken, proves: true, in: mediaJSON, max: maxMessage, out: mediaJSON, name: "activate", about: "Prove that the keys are of one TPM.", takes: protocol.Activation{}, gives: protocol.Enrolled{}, handle: s.activate},

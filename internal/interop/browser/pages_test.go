@@ -21,6 +21,7 @@ func TestPages(t *testing.T) {
 	d := domain.Start(t)
 	chromium := launch(t, d.CA)
 	t.Run("every page and link", func(t *testing.T) { everyPage(t, d, chromium) })
+	t.Run("demo", func(t *testing.T) { demo(t, d, chromium) })
 	t.Run("proof", func(t *testing.T) { proof(t, d, chromium) })
 	t.Run("proof with pinned keys", func(t *testing.T) { pinned(t, d, chromium) })
 	t.Run("proof from a saved page", func(t *testing.T) { saved(t, d, chromium) })

@@ -28,5 +28,8 @@ export async function fetchEntry(base: string, index: number): Promise<Entry> {
   return { receipt, entry: new TextDecoder().decode(new Uint8Array(raw.buffer, at + 2, raw.getUint16(at))) }
 }
 
-/** The trust file of the demonstration's own domain. */
-export const demoTrust = async () => (await get('/demo/domain')).text()
+/** An entry of the demonstration's own log, of which both histories are kept, and the trust file of its domain. */
+export async function fetchDemo(id: string): Promise<Entry & { trust: string }> {
+  const [entry, trust] = await Promise.all([get(`/demo/entries/${id}`), get('/demo/domain')])
+  return { ...await entry.json() as Entry, trust: await trust.text() }
+}

@@ -4,6 +4,7 @@ import { Frame, Trouble } from './widgets'
 
 /** Every page: its view is loaded when it is opened. */
 const pages: Record<string, () => Promise<{ default: ComponentType }>> = {
+  demo: () => import('./pages/demo'),
   health: () => import('./pages/health'),
   console: () => import('./pages/console'),
   lineage: () => import('./pages/lineage'),

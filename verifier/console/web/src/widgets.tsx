@@ -10,6 +10,7 @@ const states: Record<string, [shape: string, tone: string]> = {
   grant: ['✓', 'good'], deny: ['✕', 'bad'], affirming: ['✓', 'good'], warning: ['◐', 'warn'], contraindicated: ['✕', 'bad'], none: ['–', 'soft'],
   allowed: ['✓', 'good'], unknown: ['?', 'warn'], vulnerable: ['!', 'bad'], unjudged: ['–', 'soft'],
   running: ['●', 'good'], ended: ['■', 'soft'], unreported: ['?', 'warn'], measured: ['✓', 'good'], asserted: ['◐', 'warn'],
+  runs: ['●', 'good'], stopped: ['✕', 'bad'], frozen: ['❚', 'bad'], valid: ['✓', 'good'], lapsed: ['✕', 'bad'],
   denied: ['✕', 'bad'], invalid: ['✕', 'bad'], partial: ['◐', 'warn'],
 }
 

@@ -1,6 +1,6 @@
 import { useEffect, useState } from 'preact/hooks'
 import { check, type Check, type Report } from '../core'
-import { demoTrust, fetchEntry } from '../log'
+import { fetchDemo, fetchEntry } from '../log'
 import { Badge, Source, Trouble, type Given } from '../widgets'
 
 const offline = location.protocol === 'file:'
@@ -21,7 +21,7 @@ export default function Proof() {
     setBusy(true)
     try {
       const index = typeof file === 'string' && /^\s*\d{1,15}\s*$/.test(file)
-      const found = index ? await lookUp('', Number(file)) : { receipt: raw, entry: await text(entry) }
+      const found = index ? await lookUp(Number(file)) : { receipt: raw, entry: await text(entry) }
       const keys = (await text(trust)).trim()
       setReport(await check(new Blob([found.receipt]), keys, found.entry))
       keep(pin ? keys : '')
@@ -30,13 +30,14 @@ export default function Proof() {
   }
   useEffect(() => { // #12 is entry 12 of this verifier's log, #demo/12 of the demonstration's
     const show = async () => {
-      const [, demo, index] = /^#(demo\/)?(\d{1,15})$/.exec(location.hash) ?? []
-      if (!index) return
-      if (!demo) { setFile(index); return run(index, trust, '') }
+      const [, demo, id] = /^#(demo\/)?(\d{1,15}b?)$/.exec(location.hash) ?? []
+      if (!id) return
+      if (!demo) { setFile(id); return run(id, trust, '') }
+      setReport(undefined); setTrouble('')
       try {
-        const [found, keys] = await Promise.all([lookUp('/demo', Number(index)), demoTrust()])
-        setFile(found.receipt); setEntry(found.entry); setTrust(keys)
-        await run(found.receipt, keys, found.entry)
+        const found = await fetchDemo(id)
+        setFile(found.receipt); setEntry(found.entry); setTrust(found.trust); setPin(false)
+        await run(found.receipt, found.trust, found.entry)
       } catch (e) { setTrouble((e as Error).message) }
     }
     void show()
@@ -70,9 +71,9 @@ export default function Proof() {
 function kept() { try { return localStorage.getItem(pinned) } catch { return null } }
 function keep(trust: string) { try { if (trust) localStorage.setItem(pinned, trust); else localStorage.removeItem(pinned) } catch { /* not kept */ } }
 
-async function lookUp(base: string, index: number) {
+async function lookUp(index: number) {
   if (offline) throw new Error('An index is looked up in a verifier\'s log, and this saved page asks nobody. Paste the receipt (writ log prove INDEX) and its entry.')
-  return fetchEntry(base, index)
+  return fetchEntry('', index)
 }
 
 const small = 4 << 20 // bytes of a trust file, an entry
@@ -91,9 +92,10 @@ function Result({ report: r }: { report: Report }) {
   </section>
 }
 
+/** On a narrow page each row is stacked, and says by its roles that it is still a row. */
 function Checks({ name, of }: { name: string; of: Check[] }) {
-  return <div class="scroll" tabIndex={0} role="region" aria-label={name}><table>
-    <thead><tr><th scope="col">Check</th><th scope="col">Result</th><th scope="col">What was looked at</th></tr></thead>
-    <tbody>{of.map((c, i) => <tr key={i}><th scope="row">{c.name}</th><td><Badge state={c.result} /></td><td class="detail">{c.detail}</td></tr>)}</tbody>
+  return <div class="scroll" tabIndex={0} role="region" aria-label={name}><table role="table" class="stack">
+    <thead role="rowgroup"><tr role="row"><th role="columnheader" scope="col">Check</th><th role="columnheader" scope="col">Result</th><th role="columnheader" scope="col">What was looked at</th></tr></thead>
+    <tbody role="rowgroup">{of.map((c, i) => <tr key={i} role="row"><th role="rowheader" scope="row">{c.name}</th><td role="cell"><Badge state={c.result} /></td><td role="cell" class="detail">{c.detail}</td></tr>)}</tbody>
   </table></div>
 }

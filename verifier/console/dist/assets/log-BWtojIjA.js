@@ -1,4 +1,0 @@
-async function i(r){let t;try{t=await fetch(r)}catch{throw new Error("The verifier does not answer. Try again, or paste the receipt itself.")}if(t.ok)return t;const e=await t.json().catch(()=>({}));throw new Error(`The verifier does not give ${r}: ${e.detail||e.title||t.status}`)}function f(r,t){let e=String(r%1e3).padStart(3,"0");for(let a=Math.floor(r/1e3);a;a=Math.floor(a/1e3))e=`x${String(a%1e3).padStart(3,"0")}/${e}`;return`tile/entries/${e}${t<256?`.p/${t}`:""}`}async function l(r,t){const e=await(await i(`${r}/log/proof/${t}`)).text(),a=Number(e.split(`
-
-`)[1]?.split(`
-`)[1]),s=Math.floor(t/256),o=new DataView(await(await i(`${r}/log/${f(s,Math.min(256,a-s*256))}`)).arrayBuffer());let n=0;for(let c=t%256;c;c--)n+=2+o.getUint16(n);return{receipt:e,entry:new TextDecoder().decode(new Uint8Array(o.buffer,n+2,o.getUint16(n)))}}const w=async()=>(await i("/demo/domain")).text();export{w as d,l as f};
