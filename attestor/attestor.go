@@ -12,6 +12,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -44,6 +45,8 @@ type Verifier interface {
 	Challenge(ctx context.Context, req protocol.ChallengeRequest) (*protocol.Challenge, error)
 	Attest(ctx context.Context, evidence []byte) (*protocol.Outcome, error)
 	Token(ctx context.Context, base string, key crypto.Signer, req evidence.Request) (*protocol.Grant, error)
+	// Bound is Token, bound to a client certificate.
+	Bound(ctx context.Context, base string, key crypto.Signer, req evidence.Request, cert tls.Certificate) (*protocol.Grant, error)
 	Exchange(ctx context.Context, base string, key crypto.Signer, audience string) (*protocol.Exchanged, error)
 	Stopped(ctx context.Context, base string, key crypto.Signer, stop bundle.Stop) (*protocol.Stopped, error)
 	// Events calls f with each signed event (kind "revocation") and with what the log

@@ -9,6 +9,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"log/slog"
@@ -164,6 +165,17 @@ func (l *line) Token(ctx context.Context, base string, key crypto.Signer, req ev
 		l.derive(g)
 	}
 	return g, err
+}
+
+func (l *line) Bound(ctx context.Context, base string, key crypto.Signer, req evidence.Request, cert tls.Certificate) (*protocol.Grant, error) {
+	if err := l.fail(); err != nil {
+		return nil, err
+	}
+	c, err := l.d.claims(base)
+	if err != nil {
+		return nil, err
+	}
+	return l.d.Service.Bound(ctx, c, req, token.CertificateThumbprint(cert.Certificate[0]))
 }
 
 func (l *line) Exchange(ctx context.Context, base string, key crypto.Signer, audience string) (*protocol.Exchanged, error) {

@@ -77,6 +77,7 @@ func (a *Agent) handler(ctx context.Context, s Socket) http.Handler {
 	mux.HandleFunc("GET /v1/status", a.serveStatus)
 	mux.HandleFunc("GET /v1/token", a.serveToken)
 	mux.HandleFunc("GET /v1/bearer", a.serveBearer)
+	mux.HandleFunc("GET /v1/bound", a.serveBound)
 	mux.HandleFunc("POST /v1/lease", a.serveLease)
 	mux.HandleFunc("GET /v1/watch", func(w http.ResponseWriter, r *http.Request) { a.serveWatch(ctx, w, r) })
 	mux.HandleFunc("POST /v1/stops", a.serveStop)

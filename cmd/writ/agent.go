@@ -21,6 +21,7 @@ import (
 
 	"github.com/writ-attestation/writ/attestor"
 	"github.com/writ-attestation/writ/enclave"
+	"github.com/writ-attestation/writ/internal/durable"
 	"github.com/writ-attestation/writ/internal/supervised"
 	"github.com/writ-attestation/writ/tpm"
 	"github.com/writ-attestation/writ/tpm/device"
@@ -424,13 +425,18 @@ func printStatus(w io.Writer, s *attestor.Status) {
 
 func newToken() *cobra.Command {
 	var socket, audience, proof string
+	var certificate string
 	var bearer bool
 	cmd := &cobra.Command{
-		Use:   "token [--audience A [--proof 'METHOD URL' | --bearer]]",
+		Use:   "token [--audience A [--proof 'METHOD URL' | --client-cert FILE | --bearer]]",
 		Short: "Print a token of this node",
 		Long: `Print a fresh legitimacy token for an audience. It is bound to the agent's key:
 whoever presents it must also prove possession. With --proof the agent proves it
 for one request, and the two header lines of that request are printed.
+
+With --client-cert it is bound to a client certificate instead (RFC 8705), which is
+made for it and written to FILE with its key: it is a bearer token for connections
+with that certificate.
 
 With --bearer the token is exchanged for one that is bound to no key, for audiences
 that the domain lists in exchange_audiences; only root and the agent's user get it.
@@ -442,6 +448,20 @@ Exit codes: 0 printed; 3 refused; 5 agent or verifier do not answer.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			query := url.Values{"audience": {audience}}
+			if certificate != "" {
+				if audience == "" || proof != "" || bearer {
+					return usageError(cmd, "--client-cert needs --audience, and neither --proof nor --bearer goes with it")
+				}
+				var got attestor.Bound
+				if err := askAgent(cmd.Context(), socket, "/v1/bound?"+query.Encode(), &got); err != nil {
+					return err
+				}
+				if err := durable.WriteFile(certificate, []byte(got.Certificate), 0o600); err != nil {
+					return err
+				}
+				_, err := fmt.Fprintln(cmd.OutOrStdout(), got.Token)
+				return err
+			}
 			if bearer {
 				if audience == "" || proof != "" {
 					return usageError(cmd, "--bearer needs --audience, and no proof goes with it")
@@ -478,6 +498,7 @@ Exit codes: 0 printed; 3 refused; 5 agent or verifier do not answer.`,
 	}
 	cmd.Flags().StringVar(&socket, "socket", attestor.SocketPath(), "`path` of the agent's socket")
 	cmd.Flags().StringVar(&audience, "audience", "", "`audience` of the token (default the domain's enclave)")
+	cmd.Flags().StringVar(&certificate, "client-cert", "", "bind it to a client certificate, written to this `file`")
 	cmd.Flags().BoolVar(&bearer, "bearer", false, "exchange it for a bearer token")
 	cmd.Flags().StringVar(&proof, "proof", "", "print the headers of this `request` instead")
 	return cmd

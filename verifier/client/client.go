@@ -139,16 +139,20 @@ func newClient(url string, pin keys.Pin, domain string, as ...tls.Certificate) (
 	}
 	return &Client{url: "https://" + u.Host, domain: domain, http: &http.Client{
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		Transport: &http.Transport{ // the zero Proxy: none, whatever the environment says
-			DialContext:            (&net.Dialer{Timeout: dialTime}).DialContext,
-			TLSClientConfig:        keys.ClientTLS(pin, domain, time.Now, as...),
-			TLSHandshakeTimeout:    dialTime,
-			IdleConnTimeout:        90 * time.Second,
-			MaxIdleConnsPerHost:    idleConns,
-			MaxResponseHeaderBytes: maxHeaders,
-			DisableCompression:     true,
-		},
+		Transport:     transport(keys.ClientTLS(pin, domain, time.Now, as...)),
 	}}, nil
+}
+
+func transport(conf *tls.Config) *http.Transport {
+	return &http.Transport{ // the zero Proxy: none, whatever the environment says
+		DialContext:            (&net.Dialer{Timeout: dialTime}).DialContext,
+		TLSClientConfig:        conf,
+		TLSHandshakeTimeout:    dialTime,
+		IdleConnTimeout:        90 * time.Second,
+		MaxIdleConnsPerHost:    idleConns,
+		MaxResponseHeaderBytes: maxHeaders,
+		DisableCompression:     true,
+	}
 }
 
 // Close ends idle connections.

@@ -3,12 +3,15 @@ package client
 import (
 	"context"
 	"crypto"
+	"crypto/tls"
 	"fmt"
 	"net/http"
 	"net/url"
+	"time"
 
 	"github.com/writ-attestation/writ/evidence"
 	"github.com/writ-attestation/writ/verifier/bundle"
+	"github.com/writ-attestation/writ/verifier/keys"
 	"github.com/writ-attestation/writ/verifier/protocol"
 )
 
@@ -39,6 +42,21 @@ func (c *Client) Attest(ctx context.Context, evidence []byte) (*protocol.Outcome
 // Token asks for a further token on the strength of a base token and its key.
 func (c *Client) Token(ctx context.Context, base string, key crypto.Signer, req evidence.Request) (*protocol.Grant, error) {
 	return exchange[protocol.Grant](ctx, c, call{method: http.MethodPost, path: "/v1/tokens", media: "application/json", body: req.Marshal(), base: base, key: key}, nil)
+}
+
+// Bound is Token over a connection of its own, with a client certificate that the token
+// is bound to.
+func (c *Client) Bound(ctx context.Context, base string, key crypto.Signer, req evidence.Request, cert tls.Certificate) (*protocol.Grant, error) {
+	pin, err := keys.PinOf(c.ca)
+	if err != nil {
+		return nil, fmt.Errorf("calling %s: %w", c.url, err)
+	}
+	conf := keys.ClientTLS(pin, c.domain, time.Now)
+	// Shown whatever authorities the verifier asks for: its own issuer is the certificate.
+	conf.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &cert, nil }
+	shown := &Client{url: c.url, domain: c.domain, http: &http.Client{CheckRedirect: c.http.CheckRedirect, Transport: transport(conf)}}
+	defer shown.Close()
+	return shown.Token(ctx, base, key, req)
 }
 
 // Exchange asks for a bearer token for an audience (RFC 8693).
