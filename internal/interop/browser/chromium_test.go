@@ -163,11 +163,31 @@ func (b *tab) open(url string) {
 func (b *tab) settled(where string) {
 	b.Helper()
 	b.until(where+" to have loaded", func() bool {
-		b.mu.Lock()
-		quiet := len(b.asked) == 0
-		b.mu.Unlock()
-		return quiet && b.is(`document.readyState === 'complete' && !!document.querySelector('h1') && !document.querySelector('[aria-busy="true"]')`)
+		return b.quiet() && b.is(`document.readyState === 'complete' && !!document.querySelector('h1') && !document.querySelector('[aria-busy="true"]')`)
 	})
+}
+
+// quiet reports whether no request is under way. Chromium does not tell of the end of
+// every request, so the page is asked, too: its timings have those that have ended.
+func (b *tab) quiet() bool {
+	b.mu.Lock()
+	n := len(b.asked)
+	b.mu.Unlock()
+	if n == 0 {
+		return true
+	}
+	ended, err := chromedp.Run(b.ctx, chromedp.Evaluate[[]string](`performance.getEntriesByType('resource').filter(e => e.responseEnd > 0).map(e => e.name)`))
+	if err != nil {
+		return false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for id, url := range b.asked {
+		if slices.Contains(ended, url) {
+			delete(b.asked, id)
+		}
+	}
+	return len(b.asked) == 0
 }
 
 // until waits for a condition.
