@@ -143,9 +143,14 @@ func urgentThread(tid int, flags uint64) error {
 	return nil
 }
 
-// ordinary takes it back from the calling thread.
+// ordinary takes it back from the calling thread, which is as nice as it was: only
+// root may make it less so.
 func ordinary() error {
-	attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_NORMAL}
+	prio, err := unix.Getpriority(unix.PRIO_PROCESS, 0)
+	if err != nil {
+		return fmt.Errorf("giving up SCHED_FIFO: %w", err)
+	}
+	attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_NORMAL, Nice: int32(20 - prio)} // the kernel's own answer is 20 - nice
 	if err := unix.SchedSetAttr(0, &attr, 0); err != nil {
 		return fmt.Errorf("giving up SCHED_FIFO: %w", err)
 	}
