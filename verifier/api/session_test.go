@@ -2,6 +2,7 @@ package api
 
 import (
 	"net/http"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -184,5 +185,32 @@ func TestOpenConsoleAsksForCredentials(t *testing.T) {
 		if got := d.ask(d.http(), r.method, r.sample(), r.in, nil, d.prove(proven{base: base, key: n.key})); got.status != http.StatusUnauthorized {
 			t.Errorf("%s %s with a node's token: %d %s", r.method, r.path, got.status, got.body)
 		}
+	}
+}
+
+// TestWatchersAreBounded: one address cannot take every place of those who watch, and
+// gives back the ones it leaves.
+func TestWatchersAreBounded(t *testing.T) {
+	var w watchers
+	one, other := netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("192.0.2.2/32")
+	var leave []func()
+	for range watchersEach {
+		l, ok := w.enter(one)
+		if !ok {
+			t.Fatal("refused too early")
+		}
+		leave = append(leave, l)
+	}
+	if _, ok := w.enter(one); ok {
+		t.Error("one address has more than its share")
+	}
+	if _, ok := w.enter(other); !ok {
+		t.Error("another address is refused")
+	}
+	for _, l := range leave {
+		l()
+	}
+	if _, ok := w.enter(one); !ok || w.all != 2 || len(w.by) != 2 {
+		t.Errorf("%d watch, by %v", w.all, w.by)
 	}
 }
