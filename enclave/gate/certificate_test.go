@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
+	"fmt"
 	"math/big"
 	"net"
 	"net/http"
@@ -19,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/writ-attestation/writ/internal/hostile"
 	"github.com/writ-attestation/writ/verifier/token"
 )
 
@@ -85,6 +87,15 @@ func TestTokenStolenToAnotherCertificate(t *testing.T) {
 			t.Errorf("%s: %d, expected 401", name, code)
 		}
 	}
+	// Every bad token, by this entrance too.
+	c := w.claims()
+	c.Confirm = token.Confirm{X5T: token.CertificateThumbprint(mine.Certificate[0])}
+	hostile.Refused(t, &hostile.World{Issuer: w.issuer, Holder: w.agent, Claims: c, At: w.cfg.Now()}, func(tok string) error {
+		if code := ask(g, map[string]string{"Authorization": "Bearer " + tok, escapedCertHeader: escaped(mine)}); code != 204 {
+			return fmt.Errorf("%d", code)
+		}
+		return nil
+	})
 	w.cfg.Certificates = false
 	if code := ask(w.gate(), map[string]string{"Authorization": "Bearer " + tok, escapedCertHeader: escaped(mine)}); code != 401 {
 		t.Errorf("a gate that knows no certificates: %d", code)
