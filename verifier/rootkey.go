@@ -24,27 +24,17 @@ type made struct {
 	until       int64
 }
 
-// makeKey makes a token key and has it certified. One that is made because another was
-// withdrawn does not wait for that: nobody who pins the root takes it meanwhile, and
-// the withdrawal reaches everybody.
-func (s *Service) makeKey(ctx context.Context, withdrawing bool) (*made, error) {
+// makeKey makes a token key, without a certificate.
+func (s *Service) makeKey() (*made, error) {
 	kid, public, err := s.cfg.TokenKeys.Make()
 	if err != nil {
 		return nil, err
 	}
 	jwk, err := token.MarshalJWK(public)
-	m := &made{kid: kid, jwk: jwk}
-	if err == nil {
-		err = s.certify(m)
-	}
-	if err != nil && withdrawing {
-		s.cfg.Slog.ErrorContext(ctx, "the new token key is not certified yet", "error", err)
-		*m, err = made{kid: kid, jwk: jwk}, nil
-	}
 	if err != nil {
 		return nil, errors.Join(err, s.cfg.TokenKeys.Drop(kid))
 	}
-	return m, nil
+	return &made{kid: kid, jwk: jwk}, nil
 }
 
 // certify has the root certify a key for as long as it is published, signs and its

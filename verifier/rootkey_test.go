@@ -124,6 +124,9 @@ func TestWithdrawnWhileRootIsAway(t *testing.T) {
 	if err := d.TendKeys(ctx); err != nil || !d.learns(b) {
 		t.Errorf("once the TPM answers, the key that follows is known: %v, %v", b.Keys(d.now()).IDs(), err)
 	}
+	if _, err := d.WithdrawKey(ctx, "operator/test", d.signing(), "stolen, too"); err != nil || !d.learns(b) {
+		t.Errorf("withdrawn while the TPM answers, the key that follows is known: %v, %v", b.Keys(d.now()).IDs(), err)
+	}
 }
 
 // TestCertificateEnded: a key whose certificate ended signs nothing, and signs again

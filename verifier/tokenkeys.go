@@ -126,7 +126,12 @@ func (s *Service) RotateKey(ctx context.Context, actor string) (*protocol.KeyCha
 }
 
 func (s *Service) rotate(ctx context.Context, actor string, scheduled bool) (*protocol.KeyChange, error) {
-	fresh, err := s.makeKey(ctx, false)
+	fresh, err := s.makeKey()
+	if err == nil {
+		if err = s.certify(fresh); err != nil {
+			err = errors.Join(err, s.cfg.TokenKeys.Drop(fresh.kid))
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -169,7 +174,7 @@ func (s *Service) WithdrawKey(ctx context.Context, actor, kid, reason string) (*
 	if err != nil {
 		return nil, err
 	}
-	fresh, err := s.makeKey(ctx, true)
+	fresh, err := s.makeKey()
 	if err != nil {
 		return nil, err
 	}
@@ -194,7 +199,14 @@ func (s *Service) WithdrawKey(ctx context.Context, actor, kid, reason string) (*
 	if err != nil {
 		return nil, err
 	}
-	return out, s.refreshKeys(ctx)
+	if err := s.refreshKeys(ctx); err != nil {
+		return out, err
+	}
+	// The key that follows is certified only now: a withdrawal waits for no TPM.
+	if err := s.certifyKeys(ctx); err != nil {
+		s.cfg.Slog.ErrorContext(ctx, "the token key that follows is not certified yet", "error", err)
+	}
+	return out, nil
 }
 
 // replace finds a successor for the key that signs, which entry slot.Index withdraws.
