@@ -19,6 +19,7 @@ import (
 	"github.com/writ-attestation/writ/tpm/swtpm"
 	"github.com/writ-attestation/writ/verifier/client"
 	"github.com/writ-attestation/writ/verifier/keys"
+	"github.com/writ-attestation/writ/verifier/ledger"
 	"github.com/writ-attestation/writ/verifier/lineage"
 	"github.com/writ-attestation/writ/verifier/protocol"
 	"github.com/writ-attestation/writ/verifier/reference"
@@ -120,6 +121,27 @@ func (p *party) peer(c *client.Client, state, why string) {
 	}
 }
 
+// writ runs writ as an operator of the domain, and requires an exit code and words.
+func (p *party) writ(program, operator string, code int, says string, args ...string) {
+	t := p.replica.t
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), program, append(args, "--verifier", p.url, "--operator", operator)...)
+	out, _ := cmd.CombinedOutput()
+	if got := cmd.ProcessState.ExitCode(); got != code || !strings.Contains(string(out), says) {
+		t.Errorf("writ %v: exit code %d, expected %d and %q\n%s", args, got, code, says, out)
+	}
+}
+
+// further is the log key of a verifier that nobody runs.
+func further(t *testing.T, origin string) string {
+	t.Helper()
+	vkey, err := ledger.VerifierKey(origin, ed25519.NewKeyFromSeed(make([]byte, 32)).Public().(ed25519.PublicKey))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return vkey
+}
+
 // lineage is what writ lineage export says of an execution.
 func (p *party) lineage(writ, id string) (l lineage.Lineage, errs string) {
 	t := p.replica.t
@@ -174,16 +196,21 @@ func TestTwoDomains(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	req := protocol.NewPeer{Trust: trust.Marshal(), URL: b.url, CA: string(b.node.http.CA()), MaxAge: 600}
-	for i, c := range []*client.Client{a.operator, operatorClient(t, a.url, bob)} {
+	file, ca := filepath.Join(t.TempDir(), "b.trust.json"), filepath.Join(t.TempDir(), "b-ca.pem")
+	write(t, file, trust.Marshal())
+	write(t, ca, b.node.http.CA())
+	for i, operator := range []string{a.file("operator.pem"), bob} {
 		if a.asks(parent).Active {
 			t.Errorf("a token of a domain that %d operators recognise counts", i)
 		}
-		p, err := c.Recognize(t.Context(), req)
-		if err != nil || p.Active != (i == 1) || p.Needed != 2 {
-			t.Fatalf("operator %d: %+v, %v", i, p, err)
+		code, says := 8, "waiting: 1 of 2"
+		if i == 1 {
+			code, says = 0, "b.invalid: recognised"
 		}
+		a.writ(writ, operator, code, says, "peer", "add", "--trust", file, "--url", b.url, "--ca", ca, "--max-age", "10m")
 	}
+	a.writ(writ, bob, 3, "", "peer", "remove", "b.invalid") // an approver opens, an operator closes
+	a.writ(writ, bob, 8, "1 of 2 operators have agreed", "verifier", "admit", further(t, "a.invalid/log"))
 	a.peer(a.operator, protocol.PeerAccepted, "")
 	if got := a.asks(parent); !got.Active || got.Issuer != "https://b.invalid" {
 		t.Errorf("a token of the domain that is recognised: %+v", got)
@@ -207,6 +234,9 @@ func TestTwoDomains(t *testing.T) {
 	if l, errs := a.lineage(writ, "child"); len(l.Parents) != 0 || l.Unresolved != "root" || !strings.Contains(errs, "b.invalid is left out: its log has diverged") {
 		t.Errorf("the parents are %+v, unresolved %q\n%s", l.Parents, l.Unresolved, errs)
 	}
+	a.writ(writ, a.file("operator.pem"), 0, "diverged", "peer", "list")
+	a.writ(writ, a.file("operator.pem"), 0, "", "peer", "remove", "b.invalid")
+	a.writ(writ, a.file("operator.pem"), 0, "[]", "peer", "list", "--json")
 	if out := a.replica.run("fsck"); !strings.HasSuffix(out, "clean") {
 		t.Errorf("fsck: %s", out)
 	}

@@ -112,7 +112,8 @@ func (s *Server) addressed(r *http.Request) error {
 	return &httpError{status: http.StatusMisdirectedRequest, code: codeMisdirected, detail: fmt.Sprintf("this verifier is not known as %.100q; add it to addresses", r.Host)}
 }
 
-var paramRE = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+// paramRE is what ids, and names of domains, are made of.
+var paramRE = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9._-]{0,254}$`)
 
 // shape checks what can be checked without reading the body.
 func (q *call) shape() error {
