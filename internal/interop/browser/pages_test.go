@@ -22,6 +22,8 @@ func TestPages(t *testing.T) {
 	chromium := launch(t, d.CA)
 	t.Run("every page and link", func(t *testing.T) { everyPage(t, d, chromium) })
 	t.Run("demo", func(t *testing.T) { demo(t, d, chromium) })
+	t.Run("health", func(t *testing.T) { health(t, d, chromium) })
+	t.Run("lineage", func(t *testing.T) { life(t, d, chromium) })
 	t.Run("proof", func(t *testing.T) { proof(t, d, chromium) })
 	t.Run("proof with pinned keys", func(t *testing.T) { pinned(t, d, chromium) })
 	t.Run("proof from a saved page", func(t *testing.T) { saved(t, d, chromium) })

@@ -125,7 +125,7 @@ function Life({ told, go }: { told: Told; go: Go }) {
   const state = stateOf({ ended: x.ended, expires: expiry(x) }, told.now)
   return <>
     <div class="acts"><span id="state"><Badge state={state} /></span> <Exports exec={x.id} workload={!!x.workload} /></div>
-    <p>{stop ? <>{causes[stop.cause] ?? <>Cause: {stop.cause}.</>} {stop.confirmed ? `Its keeper confirms that nothing of it is left, ${after(stop)}.` : ''}</>
+    <p>{stop ? <>{causes[stop.cause] ?? <>Cause: {stop.cause}.</>} {stop.confirmed ? `Its keeper confirms that nothing of it is left${after(stop)}.` : ''}</>
       : state === 'running' ? <>It may run until <time>{moment(expiry(x))}</time>, and longer if its token is renewed.</>
         : <>Its last token ended <time>{moment(expiry(x))}</time>, and with it the work; nobody has reported the end.</>}</p>
     <dl class="figures across" id="facts">
@@ -147,7 +147,7 @@ function Life({ told, go }: { told: Told; go: Go }) {
   </>
 }
 
-const after = (s: Stop) => `${s.latency_us < 1000 ? `${s.latency_us} µs` : `${figure(s.latency_us / 1000)} ms`} after the ${s.cause === 'deadline' ? 'deadline' : 'order'}`
+const after = (s: Stop) => !['deadline', 'revoked', 'denied'].includes(s.cause) ? '' : `, ${s.latency_us < 1000 ? `${s.latency_us} µs` : `${figure(s.latency_us / 1000)} ms`} after the ${s.cause === 'deadline' ? 'deadline' : 'order'}`
 
 function Fact({ name, digest, basis }: { name: string; digest?: string; basis: string }) {
   return <div><dt>{name} <Badge state={basis} /></dt><dd>{digest ? <code>{digest}</code> : 'no digest was given'}</dd></div>
@@ -191,7 +191,7 @@ function Said({ e }: { e: Event }) {
   }
   if (e.event === 'terminated') {
     const s = e.data as Stop
-    return <>{causes[s.cause] ?? s.cause} {s.confirmed ? `Confirmed by the keeper’s key, ${after(s)}.` : 'Not confirmed by a keeper.'}</>
+    return <>{causes[s.cause] ?? s.cause} {s.confirmed ? `Confirmed by the keeper’s key${after(s)}.` : 'Not confirmed by a keeper.'}</>
   }
   const t = tokenOf(e)!
   return <>Token {figure(t.seq)} of the node, until <time>{moment(t.exp)}</time>, at {t.level}, for {t.aud}.{t.base !== undefined && <> It rests on the decision in entry {t.base} (<Proof index={t.base} />).</>}
@@ -275,11 +275,10 @@ function Picture({ told, go }: { told: Told; go: Go }) {
     <svg class="graph" id="graph" width={p.width} height={p.height} viewBox={`0 0 ${p.width} ${p.height}`} role="group" aria-label="Decisions, tokens, executions">
       <defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto"><path d="M0,0 L8,4 L0,8 z" /></marker></defs>
       {p.arrows.map((a, i) => <path key={i} class={`arrow ${a.kind}`} d={`M${a.points.map(q => `${q.x.toFixed(1)},${q.y.toFixed(1)}`).join(' L')}`} marker-end="url(#arrow)" aria-hidden="true" />)}
-      {p.boxes.map(b => <a key={b.id} href={b.href} class={b.tone} aria-label={`${b.title}, ${b.sub}`} onClick={e => follow(e, b.href)}>
+      {p.boxes.map(b => <a key={b.id} href={b.href} class={b.tone} onClick={e => follow(e, b.href)}>
         <rect x={b.x - boxWidth / 2} y={b.y - boxHeight / 2} width={boxWidth} height={boxHeight} rx="5" />
         <text x={b.x - boxWidth / 2 + 10} y={b.y - 4}>{cut(b.title, 15)}</text>
         <text class="sub" x={b.x - boxWidth / 2 + 10} y={b.y + 13}>{cut(b.sub, 20)}</text>
-        <title>{`${b.title}, ${b.sub}`}</title>
       </a>)}
     </svg>
     <p class="soft legend">The numbers are entries of the log. Solid: the chain of tokens. Dashed: what a token rests on. Dotted: what started what.</p>
