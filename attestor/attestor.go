@@ -47,7 +47,9 @@ type Verifier interface {
 	Token(ctx context.Context, base string, key crypto.Signer, req evidence.Request) (*protocol.Grant, error)
 	// Bound is Token, bound to a client certificate.
 	Bound(ctx context.Context, base string, key crypto.Signer, req evidence.Request, cert tls.Certificate) (*protocol.Grant, error)
-	Exchange(ctx context.Context, base string, key crypto.Signer, audience string) (*protocol.Exchanged, error)
+	Exchange(ctx context.Context, base string, key crypto.Signer, audience, workload string) (*protocol.Exchanged, error)
+	SVID(ctx context.Context, base string, key crypto.Signer, req protocol.SVIDRequest) (*protocol.SVID, error)
+	SPIFFEBundle(ctx context.Context) ([]byte, error)
 	Stopped(ctx context.Context, base string, key crypto.Signer, stop bundle.Stop) (*protocol.Stopped, error)
 	// Events calls f with each signed event (kind "revocation") and with what the log
 	// proves of token keys (kind "keys") until the stream ends.
@@ -542,12 +544,34 @@ func (a *Agent) Lease(ctx context.Context, req evidence.Request) (*protocol.Gran
 }
 
 // Bearer gets a token that whoever has it may use, for an audience that the domain
-// allows that for. It ends with the base token.
-func (a *Agent) Bearer(ctx context.Context, audience string) (*protocol.Exchanged, error) {
+// allows that for; workload is the path of a SPIFFE ID that the node may vouch for, ""
+// its own. It ends with the base token.
+func (a *Agent) Bearer(ctx context.Context, audience, workload string) (*protocol.Exchanged, error) {
 	return further(ctx, a, func(v Verifier, base string) (*protocol.Exchanged, error) {
 		key, _ := a.holder()
-		return v.Exchange(ctx, base, key, audience)
+		return v.Exchange(ctx, base, key, audience, workload)
 	})
+}
+
+// SVID gets an X509-SVID, which ends with the base token.
+func (a *Agent) SVID(ctx context.Context, req protocol.SVIDRequest) (*protocol.SVID, error) {
+	return further(ctx, a, func(v Verifier, base string) (*protocol.SVID, error) {
+		key, _ := a.holder()
+		return v.SVID(ctx, base, key, req)
+	})
+}
+
+// SPIFFEBundle gets the SPIFFE bundle of the domain.
+func (a *Agent) SPIFFEBundle(ctx context.Context) ([]byte, error) {
+	var lost []error
+	for i := range a.cfg.Verifiers {
+		b, err := a.cfg.Verifiers[(a.preferred()+i)%len(a.cfg.Verifiers)].SPIFFEBundle(ctx)
+		if err == nil {
+			return b, nil
+		}
+		lost = append(lost, err)
+	}
+	return nil, errors.Join(lost...)
 }
 
 // further asks the verifiers in turn for something on the strength of a base token

@@ -178,7 +178,7 @@ func (l *line) Bound(ctx context.Context, base string, key crypto.Signer, req ev
 	return l.d.Service.Bound(ctx, c, req, token.CertificateThumbprint(cert.Certificate[0]))
 }
 
-func (l *line) Exchange(ctx context.Context, base string, key crypto.Signer, audience string) (*protocol.Exchanged, error) {
+func (l *line) Exchange(ctx context.Context, base string, key crypto.Signer, audience, workload string) (*protocol.Exchanged, error) {
 	if err := l.fail(); err != nil {
 		return nil, err
 	}
@@ -186,7 +186,7 @@ func (l *line) Exchange(ctx context.Context, base string, key crypto.Signer, aud
 	if err != nil {
 		return nil, err
 	}
-	tok, b, err := l.d.Service.Exchange(ctx, c, audience)
+	tok, b, err := l.d.Service.Exchange(ctx, c, audience, workload)
 	if err != nil {
 		return nil, err
 	}
@@ -482,4 +482,19 @@ func newKey(t testing.TB) *ecdsa.PrivateKey {
 		t.Fatal(err)
 	}
 	return k
+}
+
+func (l *line) SVID(ctx context.Context, base string, key crypto.Signer, req protocol.SVIDRequest) (*protocol.SVID, error) {
+	if err := l.fail(); err != nil {
+		return nil, err
+	}
+	c, err := l.d.claims(base)
+	if err != nil {
+		return nil, err
+	}
+	return l.d.Service.SVID(ctx, c, req)
+}
+
+func (l *line) SPIFFEBundle(context.Context) ([]byte, error) {
+	return l.d.Service.SPIFFEBundle(60), l.fail()
 }

@@ -78,6 +78,8 @@ func (a *Agent) handler(ctx context.Context, s Socket) http.Handler {
 	mux.HandleFunc("GET /v1/token", a.serveToken)
 	mux.HandleFunc("GET /v1/bearer", a.serveBearer)
 	mux.HandleFunc("GET /v1/bound", a.serveBound)
+	mux.HandleFunc("POST /v1/svid", a.serveSVID)
+	mux.HandleFunc("GET /v1/spiffe-bundle", a.serveBundle)
 	mux.HandleFunc("POST /v1/lease", a.serveLease)
 	mux.HandleFunc("GET /v1/watch", func(w http.ResponseWriter, r *http.Request) { a.serveWatch(ctx, w, r) })
 	mux.HandleFunc("POST /v1/stops", a.serveStop)
@@ -217,12 +219,45 @@ func (a *Agent) serveBearer(w http.ResponseWriter, r *http.Request) {
 		answer(w, http.StatusForbidden, problem{Type: "about:blank", Title: "peer-not-allowed", Status: 403, Detail: "only root and the agent's own user get bearer tokens"})
 		return
 	}
-	out, err := a.Bearer(r.Context(), r.URL.Query().Get("audience"))
+	out, err := a.Bearer(r.Context(), r.URL.Query().Get("audience"), r.URL.Query().Get("workload"))
 	if err != nil {
 		fail(w, err)
 		return
 	}
 	answer(w, http.StatusOK, out)
+}
+
+// serveSVID gets an X509-SVID, for those alone who get bearer tokens.
+func (a *Agent) serveSVID(w http.ResponseWriter, r *http.Request) {
+	if uid, ok := r.Context().Value(peerKey{}).(uint32); !ok || !(Socket{}).allowed(uid) {
+		answer(w, http.StatusForbidden, problem{Type: "about:blank", Title: "peer-not-allowed", Status: 403, Detail: "only root and the agent's own user get X509-SVIDs"})
+		return
+	}
+	body, ok := read(w, r)
+	if !ok {
+		return
+	}
+	var req protocol.SVIDRequest
+	if err := json.Unmarshal(body, &req); err != nil {
+		answer(w, http.StatusBadRequest, problem{Type: "about:blank", Title: "request-malformed", Status: 400, Detail: err.Error()})
+		return
+	}
+	out, err := a.SVID(r.Context(), req)
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	answer(w, http.StatusOK, out)
+}
+
+// serveBundle hands on the SPIFFE bundle of the domain.
+func (a *Agent) serveBundle(w http.ResponseWriter, r *http.Request) {
+	b, err := a.SPIFFEBundle(r.Context())
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	answer(w, http.StatusOK, json.RawMessage(b))
 }
 
 // serveLease gives a keeper the token it asks for. The keeper checks it; the

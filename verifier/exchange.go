@@ -22,7 +22,9 @@ func (s *Service) Exchanges(audience string) bool {
 // Exchange gives a node that proved possession of its base token's key a bearer token
 // for an audience that cannot check proofs. It ends at the same second, and is
 // recorded before it is signed. What takes it does not hear of revocations.
-func (s *Service) Exchange(ctx context.Context, base *token.Claims, audience string) (string, *token.Bearer, error) {
+//
+// workload is the path of another SPIFFE ID that the node may ask for, "" its own.
+func (s *Service) Exchange(ctx context.Context, base *token.Claims, audience, workload string) (string, *token.Bearer, error) {
 	if err := s.sound(); err != nil {
 		return "", nil, err
 	}
@@ -34,7 +36,7 @@ func (s *Service) Exchange(ctx context.Context, base *token.Claims, audience str
 	if _, err := io.ReadFull(s.cfg.Rand, id); err != nil {
 		return "", nil, fmt.Errorf("drawing a token id: %w", err)
 	}
-	b := &token.Bearer{Issuer: s.cfg.Issuer, Subject: base.Subject, Audience: audience, Expires: base.Expires, ID: base64.RawURLEncoding.EncodeToString(id), Status: base.Status}
+	b := &token.Bearer{Issuer: s.cfg.Issuer, Subject: s.workloadID(base, workload), Audience: audience, Expires: base.Expires, ID: base64.RawURLEncoding.EncodeToString(id), Status: base.Status}
 	_, err := s.log.Append(ctx, ledger.Draft{Keys: []ledger.Key{nodeKey(node), stateKey}, Build: func(slot ledger.Slot) (ledger.Change, error) {
 		n, ok, err := slotRow[Node](slot, nodeKey(node))
 		if err != nil {
@@ -46,12 +48,15 @@ func (s *Service) Exchange(ctx context.Context, base *token.Claims, audience str
 		if err := s.mayDerive(slot, &n, base); err != nil {
 			return ledger.Change{}, err
 		}
+		if err := s.mayBe(&n, workload); err != nil {
+			return ledger.Change{}, err
+		}
 		if b.IssuedAt = slot.At.Unix(); b.Expires <= b.IssuedAt {
 			return ledger.Change{}, protocol.Refuse(protocol.TokenRevoked, "the base token expired; attest anew")
 		}
 		b.NotBefore = b.IssuedAt
 		return ledger.Change{Entries: []ledger.Entry{s.entry(bundle.Exchanged, node, "verifier/"+s.cfg.Name,
-			bundle.Exchange{ID: b.ID, Audience: audience, Issued: b.IssuedAt, Expires: b.Expires, Base: uint64(base.Writ.Log.Index)})}}, nil
+			bundle.Exchange{ID: b.ID, Audience: audience, Workload: workload, Issued: b.IssuedAt, Expires: b.Expires, Base: uint64(base.Writ.Log.Index)})}}, nil
 	}})
 	if err != nil {
 		return "", nil, err

@@ -173,7 +173,12 @@ func (s *Service) PublicKeys() *protocol.TokenKeys {
 func (s *Service) SPIFFEBundle(hint int) []byte {
 	s.TokenKeys() // publishes what counts now
 	p := s.published.Load()
-	return p.keys.MarshalBundle(p.sequence(s.cfg.Now()), hint)
+	var authorities []token.Authority
+	if s.cfg.SVIDs != nil {
+		der, key := s.cfg.SVIDs.Root()
+		authorities = append(authorities, token.Authority{Key: key, Certificate: der})
+	}
+	return p.keys.MarshalBundle(p.sequence(s.cfg.Now()), hint, authorities...)
 }
 
 // sequence counts the keys that came and those that went. It only grows.

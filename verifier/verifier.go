@@ -80,6 +80,11 @@ type Config struct {
 
 	Audiences []string // further audiences nodes may ask for; the domain's enclave is always one
 	Exchange  []string // audiences that bearer tokens are given for; none: there are none
+	// Workloads are the classes of nodes that may vouch for a workload, by the path of its
+	// SPIFFE ID. Others are given to nobody.
+	Workloads  map[string][]string
+	SVIDs      *keys.SVIDs // signs X509-SVIDs; nil: none are
+	IssueSVIDs bool        // nodes may have them
 	// ProveHaltEvery is how old a node's last proof that it can halt work may be
 	// when it asks for a token for an execution at E2 or above. 0 asks for none.
 	ProveHaltEvery time.Duration

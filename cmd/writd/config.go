@@ -36,39 +36,41 @@ var exampleConfig []byte
 
 // config is the configuration file. writd.toml explains each key.
 type config struct {
-	Domain             string   `toml:"domain"`
-	Name               string   `toml:"name"`
-	Data               string   `toml:"data"`
-	Database           string   `toml:"database"`
-	Peers              []string `toml:"peers"`
-	RetiredPeers       []string `toml:"retired_peers"`
-	Witnesses          string   `toml:"witnesses"`
-	WitnessEvery       duration `toml:"witness_every"`
-	FollowEvery        duration `toml:"follow_every"`
-	Listen             string   `toml:"listen"`
-	Admin              string   `toml:"admin"`
-	Addresses          []string `toml:"addresses"`
-	Issuer             string   `toml:"issuer"`
-	TokenLife          duration `toml:"token_life"`
-	TokenKeyLife       duration `toml:"token_key_life"`
-	TokenKeyOverlap    duration `toml:"token_key_overlap"`
-	RootTPM            string   `toml:"root_tpm"`
-	EARProfile         string   `toml:"ear_profile"`
-	Audiences          []string `toml:"audiences"`
-	ExchangeAudiences  []string `toml:"exchange_audiences"`
-	MinLevel           string   `toml:"min_level"`
-	ProveHaltEvery     duration `toml:"prove_halt_every"` // 0: nodes need not prove that they can halt work
-	EKRoots            []string `toml:"ek_roots"`
-	IAKRoots           []string `toml:"iak_roots"`
-	EKIssuerHosts      []string `toml:"ek_issuer_hosts"`
-	ReferenceKeys      []string `toml:"reference_keys"`
-	ReferenceThreshold int      `toml:"reference_threshold"`
-	Approvals          int      `toml:"approvals"`
-	PublicEntries      bool     `toml:"public_entries"`
-	Public             opened   `toml:"public"`
-	Streams            []stream `toml:"streams"`
-	LogLevel           string   `toml:"log_level"`
-	LogFormat          string   `toml:"log_format"`
+	Domain             string     `toml:"domain"`
+	Name               string     `toml:"name"`
+	Data               string     `toml:"data"`
+	Database           string     `toml:"database"`
+	Peers              []string   `toml:"peers"`
+	RetiredPeers       []string   `toml:"retired_peers"`
+	Witnesses          string     `toml:"witnesses"`
+	WitnessEvery       duration   `toml:"witness_every"`
+	FollowEvery        duration   `toml:"follow_every"`
+	Listen             string     `toml:"listen"`
+	Admin              string     `toml:"admin"`
+	Addresses          []string   `toml:"addresses"`
+	Issuer             string     `toml:"issuer"`
+	TokenLife          duration   `toml:"token_life"`
+	TokenKeyLife       duration   `toml:"token_key_life"`
+	TokenKeyOverlap    duration   `toml:"token_key_overlap"`
+	RootTPM            string     `toml:"root_tpm"`
+	EARProfile         string     `toml:"ear_profile"`
+	Audiences          []string   `toml:"audiences"`
+	ExchangeAudiences  []string   `toml:"exchange_audiences"`
+	X509SVIDs          bool       `toml:"x509_svids"`
+	Workloads          []workload `toml:"workloads"`
+	MinLevel           string     `toml:"min_level"`
+	ProveHaltEvery     duration   `toml:"prove_halt_every"` // 0: nodes need not prove that they can halt work
+	EKRoots            []string   `toml:"ek_roots"`
+	IAKRoots           []string   `toml:"iak_roots"`
+	EKIssuerHosts      []string   `toml:"ek_issuer_hosts"`
+	ReferenceKeys      []string   `toml:"reference_keys"`
+	ReferenceThreshold int        `toml:"reference_threshold"`
+	Approvals          int        `toml:"approvals"`
+	PublicEntries      bool       `toml:"public_entries"`
+	Public             opened     `toml:"public"`
+	Streams            []stream   `toml:"streams"`
+	LogLevel           string     `toml:"log_level"`
+	LogFormat          string     `toml:"log_format"`
 
 	Retention retention `toml:"retention"`
 }
@@ -77,6 +79,20 @@ type config struct {
 type opened struct {
 	Pages    []string `toml:"pages"`
 	Evidence bool     `toml:"evidence"` // on those pages: findings, and what was measured at boot
+}
+
+// workload is an identity that nodes of some classes may vouch for.
+type workload struct {
+	Path    string   `toml:"path"`
+	Classes []string `toml:"classes"`
+}
+
+func (c *config) workloads() map[string][]string {
+	out := map[string][]string{}
+	for _, w := range c.Workloads {
+		out[w.Path] = append(out[w.Path], w.Classes...)
+	}
+	return out
 }
 
 // duration is a time in Go's notation: "60s".
@@ -227,6 +243,11 @@ func (c *config) check() error {
 	}
 	if !slices.Contains([]string{"debug", "info", "warn", "error"}, c.LogLevel) || !slices.Contains([]string{"json", "text"}, c.LogFormat) {
 		bad("log_level %q or log_format %q: expected debug, info, warn or error, and json or text", c.LogLevel, c.LogFormat)
+	}
+	for _, w := range c.Workloads {
+		if err := verifier.CheckWorkload(w.Path); err != nil {
+			bad("workloads: %w", err)
+		}
 	}
 	seen := map[string]bool{}
 	for _, s := range c.Streams {

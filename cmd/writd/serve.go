@@ -182,7 +182,7 @@ func (v *running) service(ctx context.Context) (*verifier.Service, error) {
 		DialPeer: dialPeer,
 		EKRoots:  roots, IAKRoots: devices, EKVendors: bundle, EKIntermediates: intermediates, Issuers: c.issuers(), TokenKeys: v.keys.Tokens, TokenKeyLife: time.Duration(c.TokenKeyLife), KeyOverlap: time.Duration(c.TokenKeyOverlap), ChallengeKey: v.keys.Challenge, KeyIDs: v.keys.IDs(), PeerLogKeys: peers, RetiredLogKeys: retired, Witnesses: c.Witnesses,
 		ReferenceKeys: signers, ReferenceThreshold: c.ReferenceThreshold, Approvals: c.Approvals,
-		TokenLife: time.Duration(c.TokenLife), EARProfile: profile, Audiences: c.Audiences, Exchange: c.ExchangeAudiences, MinLevel: c.MinLevel, ProveHaltEvery: time.Duration(c.ProveHaltEvery),
+		TokenLife: time.Duration(c.TokenLife), EARProfile: profile, Audiences: c.Audiences, Exchange: c.ExchangeAudiences, Workloads: c.workloads(), SVIDs: v.keys.SVIDs, IssueSVIDs: c.X509SVIDs, MinLevel: c.MinLevel, ProveHaltEvery: time.Duration(c.ProveHaltEvery),
 	})
 }
 

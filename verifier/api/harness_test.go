@@ -95,7 +95,7 @@ func open(dir string, root []byte, opts ...option) (*running, error) {
 	}
 	cfg := verifier.Config{Domain: domainName, Name: "1", Issuer: "https://" + domainName, Build: "writ test", Slog: slog.New(slog.DiscardHandler), Now: time.Now,
 		SinceBoot: func() time.Duration { return time.Since(began) },
-		EKRoots:   [][]byte{root}, TokenKeys: k.Tokens, ChallengeKey: k.Challenge, KeyIDs: k.IDs(),
+		EKRoots:   [][]byte{root}, TokenKeys: k.Tokens, SVIDs: k.SVIDs, ChallengeKey: k.Challenge, KeyIDs: k.IDs(),
 		ReferenceKeys: []ed25519.PublicKey{signer().Public().(ed25519.PublicKey)}, ReferenceThreshold: 1, Approvals: 1, TokenLife: time.Minute, MinLevel: "E0"}
 	api := Config{Keys: k, Name: "1", Hosts: []string{"127.0.0.1", "localhost"}, Version: "test", Log: cfg.Slog}
 	for _, o := range opts {

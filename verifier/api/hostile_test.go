@@ -59,13 +59,13 @@ func (d *domain) hostile(n *node, base string) *hostile.World {
 // too many.
 func TestHostileTokens(t *testing.T) {
 	t.Parallel()
-	d := newDomain(t, exchanges, lasting)
+	d := newDomain(t, exchanges, lasting, svids)
 	n, _ := d.seasoned()
 	stop, err := json.Marshal(stopOf("job"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	bodies := map[string][]byte{"/v1/tokens": n.request("job").Marshal(), "/v1/stops": stop, "/oauth2/revoke": []byte("token=unknown")}
+	bodies := map[string][]byte{"/v1/tokens": n.request("job").Marshal(), "/v1/stops": stop, "/oauth2/revoke": []byte("token=unknown"), "/v1/svids": svidRequest(t, "")}
 	local, tried := d.address(), 0
 	for _, r := range d.srv.publicRoutes() {
 		if r.auth != nodeKey && r.auth != endedKey && r.auth != holder {
@@ -101,7 +101,7 @@ func TestHostileTokens(t *testing.T) {
 			}})
 		})
 	}
-	if tried < 5*hostile.Mutations {
+	if tried < 6*hostile.Mutations {
 		t.Errorf("%d requests", tried)
 	}
 }

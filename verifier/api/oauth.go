@@ -103,12 +103,26 @@ func (s *Server) exchange(q *call) error {
 	case !s.svc.Exchanges(f.Get("audience")):
 		return refuse("invalid_target", "no token is exchanged for this audience; an operator may add it to exchange_audiences")
 	}
-	tok, b, err := s.svc.Exchange(q.Request().Context(), q.claims, f.Get("audience"))
+	tok, b, err := s.svc.Exchange(q.Request().Context(), q.claims, f.Get("audience"), f.Get("workload"))
 	if err != nil {
 		return err
 	}
 	s.metrics.issued.WithLabelValues("federation").Inc()
 	return q.answer(protocol.Exchanged{Token: tok, Issued: protocol.TypeJWT, Type: "Bearer", ExpiresIn: b.Expires - b.IssuedAt})
+}
+
+// svid gives an X509-SVID for the token that the request is authenticated with.
+func (s *Server) svid(q *call) error {
+	var req protocol.SVIDRequest
+	if err := q.decode(&req); err != nil {
+		return err
+	}
+	out, err := s.svc.SVID(q.Request().Context(), q.claims, req)
+	if err != nil {
+		return err
+	}
+	s.metrics.issued.WithLabelValues("x509-svid").Inc()
+	return q.answer(out)
 }
 
 // oauthError is the error code (RFC 6749 section 5.2) of a refusal of an OAuth

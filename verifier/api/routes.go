@@ -87,6 +87,7 @@ func (s *Server) publicRoutes() []route {
 		{method: get, path: "/v1/status-lists/:index", auth: public, out: mediaStatusList, name: "statusList", about: "A signed list of which tokens were ended (Token Status List).", handle: s.statusList},
 		{method: post, path: "/oauth2/introspect", auth: operator, roles: parties, in: mediaForm, max: maxMessage, out: mediaJSON, name: "introspect", about: "Ask whether a token counts now (RFC 7662).", takes: protocol.TokenForm{}, gives: protocol.Introspection{}, handle: s.introspect},
 		{method: post, path: "/oauth2/token", auth: nodeKey, proves: true, in: mediaForm, max: maxMessage, out: mediaJSON, name: "exchange", about: "Exchange a base token for a bearer token (RFC 8693), where the domain allows it.", takes: protocol.ExchangeForm{}, gives: protocol.Exchanged{}, handle: s.exchange},
+		{method: post, path: "/v1/svids", auth: nodeKey, proves: true, in: mediaJSON, max: maxMessage, out: mediaJSON, name: "svid", about: "Get an X509-SVID that ends with a base token, where the domain allows it.", takes: protocol.SVIDRequest{}, gives: protocol.SVID{}, handle: s.svid},
 		{method: get, path: "/spiffe/bundle.json", auth: public, out: mediaJSON, name: "spiffeBundle", about: "The SPIFFE bundle: the keys of JWT-SVIDs.", handle: s.spiffe},
 		{method: post, path: "/oauth2/revoke", auth: holder, roles: actors, in: mediaForm, max: maxMessage, out: mediaJSON, name: "revoke", about: "End a token and with it all of its node (RFC 7009).", takes: protocol.TokenForm{}, handle: s.revoke},
 

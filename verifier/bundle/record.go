@@ -20,6 +20,7 @@ const (
 	Admitted          = "execution.admitted"      // Token
 	Terminated        = "execution.terminated"    // Stop
 	Exchanged         = "token.exchanged"         // Exchange
+	SVIDIssued        = "svid.issued"             // SVID
 	Revoked           = "legitimacy.revoked"      // Status
 	ReferenceAdded    = "reference.added"         // Reference
 	ReferenceActive   = "reference.activated"     // Reference
@@ -116,6 +117,16 @@ type Token struct {
 type Exchange struct {
 	ID       string `json:"jti"`
 	Audience string `json:"aud"`
+	Workload string `json:"workload,omitempty"` // path of the SPIFFE ID, if it is not the node's
+	Issued   int64  `json:"iat"`
+	Expires  int64  `json:"exp"`
+	Base     uint64 `json:"base"`
+}
+
+// SVID is an X509-SVID given for a token, whose entry is Base.
+type SVID struct {
+	Workload string `json:"workload"` // path of the SPIFFE ID; "" is the node's
+	Key      string `json:"key"`      // hexadecimal SHA-256 of the subject's public key
 	Issued   int64  `json:"iat"`
 	Expires  int64  `json:"exp"`
 	Base     uint64 `json:"base"`

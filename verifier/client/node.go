@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/tls"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -59,9 +60,27 @@ func (c *Client) Bound(ctx context.Context, base string, key crypto.Signer, req 
 	return shown.Token(ctx, base, key, req)
 }
 
-// Exchange asks for a bearer token for an audience (RFC 8693).
-func (c *Client) Exchange(ctx context.Context, base string, key crypto.Signer, audience string) (*protocol.Exchanged, error) {
+// SVID asks for an X509-SVID.
+func (c *Client) SVID(ctx context.Context, base string, key crypto.Signer, req protocol.SVIDRequest) (*protocol.SVID, error) {
+	body, err := json.Marshal(req)
+	if err != nil {
+		return nil, fmt.Errorf("asking for an X509-SVID: %w", err)
+	}
+	return exchange[protocol.SVID](ctx, c, call{method: http.MethodPost, path: "/v1/svids", media: "application/json", body: body, base: base, key: key}, nil)
+}
+
+// SPIFFEBundle gets the SPIFFE bundle of the domain.
+func (c *Client) SPIFFEBundle(ctx context.Context) ([]byte, error) {
+	return c.do(ctx, call{method: http.MethodGet, path: "/spiffe/bundle.json"})
+}
+
+// Exchange asks for a bearer token for an audience (RFC 8693), of a workload that the
+// node may vouch for, or "" for itself.
+func (c *Client) Exchange(ctx context.Context, base string, key crypto.Signer, audience, workload string) (*protocol.Exchanged, error) {
 	form := url.Values{"grant_type": {protocol.GrantExchange}, "subject_token": {base}, "subject_token_type": {protocol.TypeJWT}, "audience": {audience}}
+	if workload != "" {
+		form.Set("workload", workload)
+	}
 	return exchange[protocol.Exchanged](ctx, c, call{method: http.MethodPost, path: "/oauth2/token", media: "application/x-www-form-urlencoded", body: []byte(form.Encode()), base: base, key: key}, nil)
 }
 

@@ -13,6 +13,7 @@
 //	keys/token-KID.pem    as it, later ones by their ids
 //	keys/tls-ca.pem       P-256 and certificate, signs the certificates verifiers answer with
 //	keys/operator-ca.pem  P-256 and certificate, signs the certificates of operators
+//	keys/svid-ca.pem      P-256 and certificate, signs X509-SVIDs of workloads; domains of before have none
 //	keys/challenge.pem    32 bytes, authenticates challenges
 //	operator.pem          certificate and key of the first operator, and the TLS CA to trust
 package keys
@@ -47,6 +48,8 @@ type Keys struct {
 	Tokens    *Ring
 	Challenge []byte // 32 bytes
 
+	SVIDs *SVIDs // nil: the domain is older than these
+
 	domain   string
 	tls      authority
 	operator authority
@@ -69,6 +72,7 @@ const (
 	challengeFile = "challenge.pem"
 	tlsFile       = "tls-ca.pem"
 	operatorFile  = "operator-ca.pem"
+	svidFile      = "svid-ca.pem"
 )
 
 // SPIFFE-ID section 2.1; without a dash or dot at either end, which some readers
@@ -154,7 +158,7 @@ func create(data, domain string, at time.Time) (err error) {
 			return err
 		}
 	}
-	for name, use := range map[string]string{tlsFile: "TLS", operatorFile: "operator"} {
+	for name, use := range map[string]string{tlsFile: "TLS", operatorFile: "operator", svidFile: "SVID"} {
 		if files[name], err = newAuthority(domain, use, at); err != nil {
 			return err
 		}
@@ -196,6 +200,9 @@ func load(dir, domain string) (*Keys, error) {
 		}
 	}
 	var err error
+	if k.SVIDs, err = loadSVIDs(dir, domain); err != nil {
+		return nil, err
+	}
 	if k.Tokens, err = openRing(dir); err != nil {
 		return nil, err
 	}
@@ -222,6 +229,9 @@ func readPrivate(path string) ([]byte, error) {
 func (k *Keys) distinct() error {
 	purposes := make(map[string]string)
 	keys := map[string]crypto.Signer{"log": k.Log, "tls-ca": k.tls.key, "operator-ca": k.operator.key}
+	if k.SVIDs != nil {
+		keys["svid-ca"] = k.SVIDs.key
+	}
 	for kid, r := range k.Tokens.keys {
 		keys["token "+kid] = r.signer
 	}
@@ -246,13 +256,18 @@ func (k *Keys) IDs() map[string]string {
 	sum := sha256.Sum256(k.Log.Public().(ed25519.PublicKey))
 	operator := sha256.Sum256(k.operator.cert.Raw)
 	pin := k.Pin()
-	return map[string]string{
+	ids := map[string]string{
 		"log":         hex.EncodeToString(sum[:]),
 		"token":       k.Tokens.first,
 		"tls-ca":      hex.EncodeToString(pin[:]),
 		"operator-ca": hex.EncodeToString(operator[:]),
 		"challenge":   hex.EncodeToString(mac.Sum(nil)),
 	}
+	if k.SVIDs != nil {
+		sum := sha256.Sum256(k.SVIDs.cert.Raw)
+		ids["svid-ca"] = hex.EncodeToString(sum[:])
+	}
+	return ids
 }
 
 func marshalKey(key crypto.PrivateKey) ([]byte, error) {

@@ -41,8 +41,8 @@ func TestOpen(t *testing.T) {
 		}
 		seen[id] = purpose
 	}
-	if len(ids) != 5 {
-		t.Errorf("%d keys, expected 5: %v", len(ids), ids)
+	if len(ids) != 6 {
+		t.Errorf("%d keys, expected 6: %v", len(ids), ids)
 	}
 	for name, id := range open(t, filepath.Join(t.TempDir(), "other"), true).IDs() {
 		if ids[name] == id {

@@ -42,6 +42,9 @@ func shared(files map[string][]byte) bool {
 		}
 		rest--
 	}
+	if _, ok := files[svidFile]; ok {
+		rest--
+	}
 	for name := range files {
 		if isTokenFile(name) {
 			if rest--; rest == 0 {
@@ -58,6 +61,9 @@ func Invite(data, domain string, logKeys []string, checkpoint []byte) ([]byte, e
 	names, err := tokenFiles(filepath.Join(data, directory))
 	if err != nil {
 		return nil, fmt.Errorf("inviting a verifier: %w", err)
+	}
+	if _, err := os.Stat(filepath.Join(data, directory, svidFile)); err == nil {
+		names = append(names, svidFile)
 	}
 	for _, name := range append(names, sharedFiles()...) {
 		b, err := readPrivate(filepath.Join(data, directory, name))

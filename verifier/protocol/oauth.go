@@ -35,6 +35,20 @@ type ExchangeForm struct {
 	SubjectType string `json:"subject_token_type"` // TypeJWT or TypeAccess
 	Audience    string `json:"audience"`
 	Requested   string `json:"requested_token_type,omitempty"` // TypeJWT
+	Workload    string `json:"workload,omitempty"`             // path of the SPIFFE ID wanted as subject; "": the node's
+}
+
+// SVIDRequest asks for an X509-SVID: POST /v1/svids.
+type SVIDRequest struct {
+	Workload string `json:"workload,omitempty"` // path of the SPIFFE ID; "": the node's
+	Key      []byte `json:"key"`                // its public key, a SubjectPublicKeyInfo in DER
+}
+
+// SVID answers an SVIDRequest.
+type SVID struct {
+	ID          string `json:"id"`
+	Certificate []byte `json:"certificate"` // DER
+	Expires     int64  `json:"expires"`     // Unix seconds
 }
 
 // Names of RFC 8693.

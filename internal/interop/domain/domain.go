@@ -170,3 +170,6 @@ func (d *Domain) Node(t *testing.T, n int) string {
 	}
 	return node.Node
 }
+
+// Program is the path of one of the programs.
+func (d *Domain) Program(name string) string { return filepath.Join(d.bin, name) }
