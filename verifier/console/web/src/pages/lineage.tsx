@@ -134,7 +134,7 @@ function Life({ told, go }: { told: Told; go: Go }) {
       <Fact name="Image" digest={x.image} basis={x.image_basis} />
       <div><dt>Node</dt><dd><code>{x.node}</code>, pseudonym in the log of {domain}</dd></div>
       <div><dt>Enforcement level</dt><dd>{x.level}, as the node says</dd></div>
-      <div><dt>Started by</dt><dd>{x.parent ? parents.length ? <To exec={x.parent} go={go} /> : <><code>{x.parent}</code>, which this log does not know: it is of another domain, or older than the log keeps</> : 'nothing that the log knows'}</dd></div>
+      <div><dt>Started by</dt><dd>{x.parent ? parents.length ? <To exec={x.parent} go={go} /> : <><code>{x.parent}</code>, which this log does not know: it is of another domain, or older than the log keeps. <code>writ lineage export {x.id}</code> looks for it in the logs of the domains that this one recognises</> : 'nothing that the log knows'}</dd></div>
     </dl>
     {told.omitted > 0 && <p class="soft" role="status">{figure(told.omitted)} entries in the middle are not listed here; <code>writ lineage export</code> writes all of them.</p>}
     {told.gone > 0 && <p class="soft" role="status">Retention gave up {figure(told.gone)} of the entries; their proofs remain.</p>}
