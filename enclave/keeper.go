@@ -87,7 +87,7 @@ func (k *keeper) forge() (err error) {
 			return err
 		}
 	}
-	k.grace = 2 * time.Millisecond
+	k.grace = fuseGrace
 	if k.level < E3 {
 		k.grace = 50 * time.Millisecond // an ordinary process may have to wait for the processor
 	}

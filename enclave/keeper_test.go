@@ -17,11 +17,11 @@ import (
 
 func TestWorkDiesAtDeadline(t *testing.T) {
 	t.Parallel()
-	a := newAgent(t, 2*time.Second)
+	a := newAgent(t, 3*time.Second)
 	e := a.prepare(t, "--json-stop").hydra(nil, 60, "sleep")
 	a.answers(unavailable)
-	sleepPast(a.until().Add(-200 * time.Millisecond))
-	e.lives("200 ms before the deadline")
+	sleepPast(a.until().Add(-time.Second))
+	e.lives("a second before the deadline")
 	e.exits(ExitStopped, "writ: stopped: lapsed at ")
 	s := e.stop(CauseDeadline)
 	e.dies(s.Deadline)
