@@ -32,9 +32,10 @@ func (s *Service) Stream(ctx context.Context, id string) (StreamState, error) {
 
 // MoveStream changes the state of a stream under the head lock, unless move says that
 // there is nothing to change. It is no history: nothing but the row is written.
-func (s *Service) MoveStream(ctx context.Context, id string, move func(*StreamState) bool) (st StreamState, err error) {
+func (s *Service) MoveStream(ctx context.Context, id string, move func(*StreamState) bool) (StreamState, error) {
 	key := ledger.Key{Kind: kindStream, ID: id}
-	_, err = s.log.Append(ctx, ledger.Draft{Keys: []ledger.Key{key}, Build: func(slot ledger.Slot) (ledger.Change, error) {
+	var st StreamState
+	_, err := s.log.Append(ctx, ledger.Draft{Keys: []ledger.Key{key}, Build: func(slot ledger.Slot) (ledger.Change, error) {
 		var ok bool
 		var err error
 		if st, ok, err = slotRow[StreamState](slot, key); err != nil {
@@ -48,7 +49,10 @@ func (s *Service) MoveStream(ctx context.Context, id string, move func(*StreamSt
 		}
 		return ledger.Change{Puts: []ledger.Put{{Key: key, Value: encode(st)}}}, nil
 	}})
-	return st, err
+	if err != nil { // it may be being written yet
+		return StreamState{}, err
+	}
+	return st, nil
 }
 
 // Notice signs a notice in the domain's name.
