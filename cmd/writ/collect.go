@@ -53,7 +53,7 @@ func tpmError(err error) error {
 	case err == nil:
 		return nil
 	case errors.As(err, &no):
-		return exit(exitNoTPM, err, no.Hint)
+		return exit(exitNoTPM, err, "") // its text ends in what to do
 	case errors.Is(err, attestor.ErrNotEnrolled):
 		return exit(exitNoTPM, err, "")
 	}

@@ -447,7 +447,7 @@ all nodes are legitimate; enforcement level %[1]s. Open in a browser (the certif
 
   %[2]s/demo
 
-or try, in another terminal:
+and, beside it, /console, /lineage, /health and /proof; or try, in another terminal:
 
   export PATH=%[8]s:$PATH
   export WRIT_VERIFIER=%[2]s WRIT_OPERATOR=%[3]s
@@ -458,7 +458,7 @@ or try, in another terminal:
   writ node suspend %[6]s --reason "try it"         # the work stops at once
   writ node approve %[6]s                           # and may be started again
   writ bundle %[6]s -o node.writ.json && writ verify node.writ.json --trust %[5]s/trust.json
-  curl -s %[7]s/readyz?verbose
+  curl -s '%[7]s/readyz?verbose'
   writ sign-in      # a link to %[2]s/console that signs a browser in as the operator
 
 Ctrl-C ends the domain. Work you started ends at its deadline, at most a token's life later.
