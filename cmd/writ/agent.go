@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -322,7 +323,11 @@ func askAgent(ctx context.Context, socket, path string, v any) error {
 	}
 	res, err := agentClient(socket).Do(req)
 	if err != nil {
-		return exit(exitUnreached, fmt.Errorf("asking the agent at %s: %w", socket, unwrapURL(err)), "start it: writ agent")
+		hint := "start it: writ agent"
+		if errors.Is(err, fs.ErrPermission) {
+			hint = "run as root, or as a user who may open that socket"
+		}
+		return exit(exitUnreached, fmt.Errorf("asking the agent at %s: %w", socket, unwrapURL(err)), hint)
 	}
 	defer res.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(res.Body, 8<<20))
