@@ -41,7 +41,7 @@ func (o *operatorFlags) dial(cmd *cobra.Command) (*client.Client, error) {
 	}
 	id, err := keys.ParseIdentity(raw)
 	if err != nil {
-		return nil, exit(exitUsage, err, "")
+		return nil, exit(exitUsage, fmt.Errorf("%s: %w", o.operator, err), "a verifier's first start writes one, operator.pem; writd operator issues more")
 	}
 	c, err := client.New(client.Config{URL: o.verifier, Operator: id})
 	if err != nil {
