@@ -46,10 +46,24 @@ func Supervise(keeper string, args []string) error {
 		_, err = unix.FcntlInt(uintptr(line), unix.F_SETFD, 0)
 	}
 	if err == nil {
+		err = hold()
+	}
+	if err == nil {
 		err = syscall.Exec(keeper, []string{partSupervisor, strconv.Itoa(pid), strconv.Itoa(fd), strconv.Itoa(line)}, os.Environ())
 	}
 	_ = unix.Kill(pid, unix.SIGKILL)
 	return fmt.Errorf("executing %s: %w", keeper, err)
+}
+
+// hold keeps the signals that are passed on waiting in this thread, which is the one
+// that executes, until supervise is there to catch them: the work may be ready before.
+func hold() error {
+	var set unix.Sigset_t
+	for _, s := range forwarded {
+		n := uint(s.(syscall.Signal)) - 1
+		set.Val[n/64] |= 1 << (n % 64)
+	}
+	return unix.PthreadSigmask(unix.SIG_BLOCK, &set, nil)
 }
 
 // note leaves the deadline where the supervisor finds it when the keeper cannot
