@@ -32,8 +32,9 @@ func TestSupervisedKeeperKilled(t *testing.T) {
 	t.Parallel()
 	a := newAgent(t, 60*time.Second)
 	e := a.supervised(t, 10)
+	keeper := e.child(e.cmd.Process.Pid) // looking takes its time
 	now := Now()
-	if err := unix.Kill(e.child(e.cmd.Process.Pid), unix.SIGKILL); err != nil {
+	if err := unix.Kill(keeper, unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	e.dies(now)

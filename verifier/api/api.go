@@ -96,6 +96,7 @@ type Server struct {
 	ssf      *ssf.Transmitter
 	boots    *lane
 	watchers watchers
+	starting sync.Mutex     // of running, until stopping is closed
 	running  sync.WaitGroup // what reads for the pages
 
 	stopping chan struct{} // closed when Shutdown begins
@@ -152,6 +153,19 @@ func New(cfg Config) (*Server, error) {
 // Serve answers nodes, operators and relying parties over TLS on l until
 // Shutdown.
 func (s *Server) Serve(l net.Listener) error {
+	s.background()
+	return serve(s.public, tls.NewListener(l, s.tls))
+}
+
+// background starts what reads for the pages and streams, unless Shutdown was called.
+func (s *Server) background() {
+	s.starting.Lock()
+	defer s.starting.Unlock()
+	select {
+	case <-s.stopping:
+		return
+	default:
+	}
 	ctx, stop := context.WithCancel(context.Background())
 	s.running.Go(func() {
 		<-s.stopping
@@ -165,7 +179,6 @@ func (s *Server) Serve(l net.Listener) error {
 	if s.runs != nil {
 		s.running.Go(func() { s.followRuns(ctx) })
 	}
-	return serve(s.public, tls.NewListener(l, s.tls))
 }
 
 // ServeAdmin answers whoever runs the verifier on l, which must be on loopback:
@@ -187,7 +200,11 @@ func serve(srv *http.Server, l net.Listener) error {
 // Shutdown ends event streams, lets other requests finish until ctx is done, and
 // then cuts them off.
 func (s *Server) Shutdown(ctx context.Context) error {
-	s.stop.Do(func() { close(s.stopping) })
+	s.stop.Do(func() {
+		s.starting.Lock() // nothing starts once it is waited for
+		defer s.starting.Unlock()
+		close(s.stopping)
+	})
 	err := errors.Join(s.public.Shutdown(ctx), s.admin.Shutdown(ctx))
 	s.running.Wait()
 	if err != nil {
