@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math/bits"
 	"slices"
 	"strings"
 
@@ -38,12 +39,11 @@ type ListRef struct {
 type List struct {
 	text   []byte
 	digest [32]byte
-	lines  []uint32                  // where each begins
-	hashes []ima.Hashes              // of each
-	first  [1<<bucketBits + 1]uint32 // the first line of each bucket: those whose digests begin alike
+	lines  []uint32     // where each begins
+	hashes []ima.Hashes // of each
+	first  []uint32     // the first line of each bucket: those whose digests begin alike; and their end
+	shift  int          // of the digest's first 16 bits, to the bucket; so a bucket has about one line
 }
-
-const bucketBits = 12
 
 // sums are the hash algorithms of a list, by the length of their digest in
 // hexadecimal.
@@ -54,8 +54,10 @@ func ParseList(b []byte) (*List, error) {
 	if len(b) > MaxList {
 		return nil, fmt.Errorf("reading allow list: %d bytes, at most %d are allowed", len(b), MaxList)
 	}
-	lines := bytes.Count(b, []byte("\n"))
+	lines := min(bytes.Count(b, []byte("\n")), maxFiles) // what is no list costs no memory
 	l := &List{text: b, digest: sha256.Sum256(b), lines: make([]uint32, 0, lines), hashes: make([]ima.Hashes, 0, lines)}
+	l.shift = 16 - min(bits.Len(uint(lines)), 16)
+	l.first = make([]uint32, 1<<(16-l.shift)+1)
 	var last []byte
 	bucket := 0
 	for at := 0; at < len(b); {
@@ -64,14 +66,13 @@ func ParseList(b []byte) (*List, error) {
 			return nil, fmt.Errorf("reading allow list: more than %d files, or the last line does not end", maxFiles)
 		}
 		line := b[at : at+n]
-		key, err := checkLine(line)
-		if err != nil {
+		if err := checkLine(line); err != nil {
 			return nil, fmt.Errorf("reading allow list: line %d: %w", len(l.lines)+1, err)
 		}
 		if bytes.Compare(last, line) >= 0 {
 			return nil, fmt.Errorf("reading allow list: line %d is out of order; use LC_ALL=C sort -u", len(l.lines)+1)
 		}
-		for ; bucket <= key; bucket++ {
+		for key := l.bucketOf(line); bucket <= key; bucket++ {
 			l.first[bucket] = uint32(len(l.lines))
 		}
 		l.lines, l.hashes = append(l.lines, uint32(at)), append(l.hashes, hash(line))
@@ -83,22 +84,21 @@ func ParseList(b []byte) (*List, error) {
 	return l, nil
 }
 
-// checkLine returns the bucket of a line.
-func checkLine(line []byte) (int, error) {
+func checkLine(line []byte) error {
 	n := bytes.IndexByte(line, ' ')
 	path, ok := bytes.CutPrefix(line[max(n, 0):], []byte("  "))
 	if n < 0 || !ok || sums[n] == "" {
-		return 0, errors.New("expected a SHA-256, SHA-384 or SHA-512 digest, two spaces and a path")
+		return errors.New("expected a SHA-256, SHA-384 or SHA-512 digest, two spaces and a path")
 	}
 	for _, c := range line[:n] {
 		if hexValue(c) < 0 {
-			return 0, errors.New("the digest is not lower-case hexadecimal")
+			return errors.New("the digest is not lower-case hexadecimal")
 		}
 	}
 	if len(path) == 0 || len(path) > maxPath || bytes.IndexByte(path, 0) >= 0 {
-		return 0, fmt.Errorf("expected a path of 1 to %d bytes", maxPath)
+		return fmt.Errorf("expected a path of 1 to %d bytes", maxPath)
 	}
-	return bucketOf(line), nil
+	return nil
 }
 
 func hexValue(c byte) int {
@@ -111,8 +111,8 @@ func hexValue(c byte) int {
 	return -1
 }
 
-func bucketOf(digest []byte) int {
-	return hexValue(digest[0])<<8 | hexValue(digest[1])<<4 | hexValue(digest[2])
+func (l *List) bucketOf(digest []byte) int {
+	return (hexValue(digest[0])<<12 | hexValue(digest[1])<<8 | hexValue(digest[2])<<4 | hexValue(digest[3])) >> l.shift
 }
 
 // NewList makes a list of lines in any order ("digest  path", without line
@@ -142,7 +142,10 @@ func (l *List) Has(path string, digest []byte) bool {
 
 // find returns the line of a digest in hexadecimal and a path, -1 for none.
 func (l *List) find(path string, sum []byte) int {
-	bucket := bucketOf(sum)
+	if len(l.lines) == 0 {
+		return -1
+	}
+	bucket := l.bucketOf(sum)
 	lo, hi := int(l.first[bucket]), int(l.first[bucket+1])
 	for lo < hi {
 		mid := int(uint(lo+hi) >> 1)

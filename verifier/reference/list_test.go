@@ -85,6 +85,21 @@ func TestListNotCanonical(t *testing.T) {
 	}
 }
 
+// TestListOfNewlines: what is no list is refused before memory is taken for as many
+// files as it has lines.
+func TestListOfNewlines(t *testing.T) {
+	b := bytes.Repeat([]byte("\n"), reference.MaxList)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	if _, err := reference.ParseList(b); err == nil {
+		t.Error("a list")
+	}
+	runtime.ReadMemStats(&after)
+	if taken := after.TotalAlloc - before.TotalAlloc; taken > 128<<20 {
+		t.Errorf("%d bytes were taken for it", taken)
+	}
+}
+
 func FuzzList(f *testing.F) {
 	f.Add([]byte(line(1) + "\n"))
 	f.Add([]byte(strings.Repeat("a", 128) + "  b\\\n"))
