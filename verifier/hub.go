@@ -3,7 +3,6 @@ package verifier
 import (
 	"context"
 	"errors"
-	"slices"
 	"sync"
 	"time"
 
@@ -74,13 +73,11 @@ func (h *hub) publish(index uint64, node, event string, at time.Time) {
 		h.tell(node, m)
 	}
 	h.tell("", m)
-	h.past = append(slices.DeleteFunc(h.past, func(s said) bool {
-		old := at.Sub(s.at) > token.MaxLife
-		if old {
-			delete(h.told, s.index)
-		}
-		return old
-	}), said{at, index, event})
+	for len(h.past) > 0 && at.Sub(h.past[0].at) > token.MaxLife {
+		delete(h.told, h.past[0].index)
+		h.past = h.past[1:]
+	}
+	h.past = append(h.past, said{at, index, event})
 	if index != 0 {
 		h.told[index] = true
 	}
