@@ -73,18 +73,7 @@ func (c *stateCheck) comparePeers(ctx context.Context) error {
 func (c *stateCheck) takeDomain(index uint64, leaf ledger.Leaf) error {
 	switch leaf.Kind {
 	case bundle.VerifierStarted:
-		rec, err := dataOf[bundle.Started](leaf)
-		if err != nil {
-			return err
-		}
-		c.verifiers[leaf.Subject] = true
-		if c.keys = rec.Keys; len(c.tokens.Keys) == 0 && rec.Keys[tokenPurpose] != "" {
-			c.tokens.Keys = append(c.tokens.Keys, tokenKey{ID: rec.Keys[tokenPurpose], From: leaf.At})
-		}
-		c.state.signer = say(rec.Keys[tokenPurpose], index)
-		if !c.state.frozen.known {
-			c.state.frozen, c.state.epoch, c.state.since, c.state.generation = say(false, index), say(uint64(0), index), say(uint64(0), index), say(uint64(0), index)
-		}
+		return c.takeStarted(index, leaf)
 	case bundle.VerifierJoined:
 		rec, err := dataOf[bundle.Joined](leaf)
 		delete(c.pending, admissionKey(rec.LogKey).ID)
@@ -121,17 +110,7 @@ func (c *stateCheck) takeDomain(index uint64, leaf ledger.Leaf) error {
 		c.references[leaf.Subject] = say(rec, index)
 		c.state.generation.value++
 	case bundle.JoinTokenMade, bundle.JoinTokenRevoked:
-		rec, err := dataOf[bundle.JoinToken](leaf)
-		if err != nil {
-			return err
-		}
-		if leaf.Kind == bundle.JoinTokenRevoked {
-			if j := c.joins[rec.ID]; j != nil {
-				j.revoked = true
-			}
-			return nil
-		}
-		c.joins[rec.ID] = &joinCheck{JoinToken: rec, subject: leaf.Subject, entry: index}
+		return c.takeJoinToken(index, leaf)
 	case bundle.KeyIntroduced, bundle.KeyRotated, bundle.KeyWithdrawn:
 		return c.takeTokenKey(index, leaf)
 	case bundle.PeerAdded, bundle.PeerRemoved:
@@ -154,6 +133,37 @@ func (c *stateCheck) takeDomain(index uint64, leaf ledger.Leaf) error {
 		c.pruned = say(rec, index)
 		return err
 	}
+	return nil
+}
+
+func (c *stateCheck) takeStarted(index uint64, leaf ledger.Leaf) error {
+	rec, err := dataOf[bundle.Started](leaf)
+	if err != nil {
+		return err
+	}
+	c.verifiers[leaf.Subject] = true
+	if c.keys = rec.Keys; len(c.tokens.Keys) == 0 && rec.Keys[tokenPurpose] != "" {
+		c.tokens.Keys = append(c.tokens.Keys, tokenKey{ID: rec.Keys[tokenPurpose], From: leaf.At})
+	}
+	c.state.signer = say(rec.Keys[tokenPurpose], index)
+	if !c.state.frozen.known {
+		c.state.frozen, c.state.epoch, c.state.since, c.state.generation = say(false, index), say(uint64(0), index), say(uint64(0), index), say(uint64(0), index)
+	}
+	return nil
+}
+
+func (c *stateCheck) takeJoinToken(index uint64, leaf ledger.Leaf) error {
+	rec, err := dataOf[bundle.JoinToken](leaf)
+	if err != nil {
+		return err
+	}
+	if leaf.Kind == bundle.JoinTokenRevoked {
+		if j := c.joins[rec.ID]; j != nil {
+			j.revoked = true
+		}
+		return nil
+	}
+	c.joins[rec.ID] = &joinCheck{JoinToken: rec, subject: leaf.Subject, entry: index}
 	return nil
 }
 

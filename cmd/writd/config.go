@@ -192,17 +192,7 @@ func (c *config) check() error {
 	if _, ok := token.Profile(c.EARProfile); !ok {
 		bad("ear_profile %q: expected 2026 or veraison-2023", c.EARProfile)
 	}
-	switch life, overlap := time.Duration(c.TokenKeyLife), time.Duration(c.TokenKeyOverlap); {
-	case overlap < time.Second:
-		bad("token_key_overlap %s: at least 1s is needed, and %s unless no relying party keeps the key set", overlap, verifier.KeyOverlap)
-	case life != 0 && life < 2*overlap:
-		bad("token_key_life %s: expected 0 or at least twice token_key_overlap", life)
-	case life != 0 && len(c.Peers) > 0:
-		bad("token_key_life: with peers rotate by hand, for the file of the new key must be copied to them")
-	}
-	if c.RootTPM != "" && c.TokenKeyLife == 0 {
-		bad("root_tpm: token_key_life is needed, such as \"24h\": the root certifies token keys for as long")
-	}
+	errs = append(errs, c.checkTokenKeys())
 	if !slices.Contains([]string{"E0", "E1", "E2", "E3", "E4"}, c.MinLevel) {
 		bad("min_level %q: expected E0 to E4", c.MinLevel)
 	}
@@ -217,6 +207,42 @@ func (c *config) check() error {
 	if n := len(c.ReferenceKeys); n > 0 && c.ReferenceThreshold > n {
 		bad("reference_threshold %d: only %d reference_keys are listed", c.ReferenceThreshold, n)
 	}
+	errs = append(errs, c.checkOthers())
+	if _, err := c.referenceKeys(); err != nil {
+		bad("reference_keys: %w", err)
+	}
+	if !slices.Contains([]string{"debug", "info", "warn", "error"}, c.LogLevel) || !slices.Contains([]string{"json", "text"}, c.LogFormat) {
+		bad("log_level %q or log_format %q: expected debug, info, warn or error, and json or text", c.LogLevel, c.LogFormat)
+	}
+	errs = append(errs, c.checkReceivers())
+	if err := c.Retention.check(); err != nil {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// checkTokenKeys checks what is said of the keys that sign tokens.
+func (c *config) checkTokenKeys() error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	switch life, overlap := time.Duration(c.TokenKeyLife), time.Duration(c.TokenKeyOverlap); {
+	case overlap < time.Second:
+		bad("token_key_overlap %s: at least 1s is needed, and %s unless no relying party keeps the key set", overlap, verifier.KeyOverlap)
+	case life != 0 && life < 2*overlap:
+		bad("token_key_life %s: expected 0 or at least twice token_key_overlap", life)
+	case life != 0 && len(c.Peers) > 0:
+		bad("token_key_life: with peers rotate by hand, for the file of the new key must be copied to them")
+	}
+	if c.RootTPM != "" && c.TokenKeyLife == 0 {
+		bad("root_tpm: token_key_life is needed, such as \"24h\": the root certifies token keys for as long")
+	}
+	return errors.Join(errs...)
+}
+
+// checkOthers checks what is said of witnesses, other verifiers and other domains.
+func (c *config) checkOthers() error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	if _, err := bundle.ParsePolicy(c.Witnesses); err != nil {
 		bad("witnesses: %w", err)
 	}
@@ -238,12 +264,13 @@ func (c *config) check() error {
 	if len(c.Peers) > 0 && c.Database == "" {
 		bad("peers: verifiers share a history in PostgreSQL only; set database")
 	}
-	if _, err := c.referenceKeys(); err != nil {
-		bad("reference_keys: %w", err)
-	}
-	if !slices.Contains([]string{"debug", "info", "warn", "error"}, c.LogLevel) || !slices.Contains([]string{"json", "text"}, c.LogFormat) {
-		bad("log_level %q or log_format %q: expected debug, info, warn or error, and json or text", c.LogLevel, c.LogFormat)
-	}
+	return errors.Join(errs...)
+}
+
+// checkReceivers checks who gets identities and signals.
+func (c *config) checkReceivers() error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	for _, w := range c.Workloads {
 		if err := verifier.CheckWorkload(w.Path); err != nil {
 			bad("workloads: %w", err)
@@ -258,9 +285,6 @@ func (c *config) check() error {
 			bad("streams: %q is there twice", s.Name)
 		}
 		seen[s.Name] = true
-	}
-	if err := c.Retention.check(); err != nil {
-		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
