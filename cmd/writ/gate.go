@@ -137,6 +137,7 @@ func (g *gateFlags) connect(cmd *cobra.Command, cfg *gate.Config) (*client.Clien
 	if status != "required" && status != "optional" && status != "off" {
 		return nil, usageError(cmd, "--status takes required, optional or off, found %q", status)
 	}
+	cfg.Statuses.Ignored = status == "off"
 	if !cfg.Feed && status == "off" {
 		return nil, nil
 	}

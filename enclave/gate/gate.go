@@ -116,6 +116,9 @@ func New(cfg Config) (*Gate, error) {
 	if cfg.Certificates && cfg.Proxy == "" {
 		return nil, errors.New("client certificates are known to a proxy alone: say which one asks")
 	}
+	if (cfg.Statuses.Fetch == nil) != cfg.Statuses.Ignored {
+		return nil, errors.New("a gate needs a way to fetch status lists, or the word that none is looked at")
+	}
 	book, err := rotation.New(cfg.Domain, rotation.Pins{Log: cfg.LogKeys, Root: cfg.Root, Keys: cfg.Keys})
 	if err != nil {
 		return nil, err

@@ -2,6 +2,7 @@ package gate
 
 import (
 	"bufio"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -46,6 +47,7 @@ func newWorld(t testing.TB) *world {
 	w.cfg = Config{
 		Issuer: issuer, Domain: domain, Audience: audience, Keys: keys, Origin: origin, Proxy: Nginx,
 		Now: func() time.Time { return time.Unix(w.now.Load(), 0) }, Log: slog.New(slog.DiscardHandler),
+		Statuses: Statuses{Ignored: true},
 	}
 	return w
 }
@@ -346,6 +348,8 @@ func TestGateIsClosedByDefault(t *testing.T) {
 		"path":     func(c *Config) { c.Origin += "/x" },
 		"proxy":    func(c *Config) { c.Proxy = "" },
 		"unknown":  func(c *Config) { c.Proxy = "apache" },
+		"statuses": func(c *Config) { c.Statuses = Statuses{} },
+		"both":     func(c *Config) { c.Statuses.Fetch = func(context.Context, string) (string, error) { return "", nil } },
 	} {
 		cfg := w.cfg
 		edit(&cfg)

@@ -21,13 +21,16 @@ const (
 )
 
 // Statuses is what a gate does about the status list that a token names (Token Status
-// List). The zero Statuses fetches none.
+// List). The zero Statuses is refused: that none is looked at has to be said.
 type Statuses struct {
 	// Fetch gets the signed list at a URI, which begins with the issuer.
 	Fetch func(ctx context.Context, uri string) (string, error)
 	// Optional lets a token pass of which no list can be had that still counts, and one
 	// that names none. Without it the answer is 503, and 401.
 	Optional bool
+	// Ignored says that no list is looked at, and Fetch is nil: a token counts until it
+	// expires or an event ends it.
+	Ignored bool
 }
 
 // lists are the status lists of the issuer as they were fetched last.
@@ -110,7 +113,7 @@ func (g *Gate) refresh(ctx context.Context, uri string, l *list) {
 // stands looks up the status of a token that is good in all else.
 func (g *Gate) stands(ctx context.Context, p *pass) *refusal {
 	s := g.cfg.Statuses
-	if s.Fetch == nil {
+	if s.Ignored {
 		return nil
 	}
 	place := p.claims.Listed.List
@@ -143,7 +146,7 @@ func (g *Gate) stands(ctx context.Context, p *pass) *refusal {
 // KeepStatuses looks for newer status lists until ctx is done, so that what is
 // forwarded under a token ends when its list says so and not with the next request.
 func (g *Gate) KeepStatuses(ctx context.Context) {
-	if g.cfg.Statuses.Fetch == nil {
+	if g.cfg.Statuses.Ignored {
 		return
 	}
 	tick := time.NewTicker(maxAge)

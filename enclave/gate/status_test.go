@@ -31,7 +31,7 @@ type publisher struct {
 
 func (w *world) publish() *publisher {
 	p := &publisher{world: w}
-	w.cfg.Statuses.Fetch = p.fetch
+	w.cfg.Statuses = Statuses{Fetch: p.fetch}
 	return p
 }
 
