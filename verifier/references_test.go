@@ -13,7 +13,7 @@ import (
 
 // layered splits a learnt set: the files become an allow list that the base
 // names, and the class has nothing but its base.
-func layered(t *testing.T, learnt *reference.Set, classes ...string) (base *reference.Set, list *reference.List, tops []*reference.Set) {
+func layered(t testing.TB, learnt *reference.Set, classes ...string) (base *reference.Set, list *reference.List, tops []*reference.Set) {
 	t.Helper()
 	var lines []string
 	for _, f := range learnt.IMA.Files {
@@ -108,20 +108,26 @@ func TestSharedAllowList(t *testing.T) {
 	}
 }
 
+// debian puts a learnt base in force; classes build on it and are not published.
+func (d *domain) debian(classes ...string) (base *reference.Set, tops []*reference.Set) {
+	d.t.Helper()
+	learnt, _, err := reference.Learn("debian", []reference.Sample{d.sample(d.machine("c-grub-sb"))}, nil)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	base, list, tops := layered(d.t, learnt, classes...)
+	if _, err := d.Publish(ctx, operator, d.publication(base, list)); err != nil {
+		d.t.Fatal(err)
+	}
+	return base, tops
+}
+
 // TestBaseTakesBack: what a base denies from its next generation on is denied
 // for every class that builds on it.
 func TestBaseTakesBack(t *testing.T) {
 	t.Parallel()
 	d := newDomain(t)
-	ctx := context.Background()
-	learnt, _, err := reference.Learn("debian", []reference.Sample{d.sample(d.machine("c-grub-sb"))}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	base, list, tops := layered(t, learnt, "web")
-	if _, err := d.Publish(ctx, operator, d.publication(base, list)); err != nil {
-		t.Fatal(err)
-	}
+	base, tops := d.debian("web")
 	d.publish(tops[0])
 	n := d.machine("g-again")
 	d.enrol(n, "web")
@@ -137,15 +143,7 @@ func TestBaseTakesBack(t *testing.T) {
 func TestBaseBreaksDependents(t *testing.T) {
 	t.Parallel()
 	d := newDomain(t)
-	ctx := context.Background()
-	learnt, _, err := reference.Learn("debian", []reference.Sample{d.sample(d.machine("c-grub-sb"))}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	base, list, tops := layered(t, learnt, "web")
-	if _, err := d.Publish(ctx, operator, d.publication(base, list)); err != nil {
-		t.Fatal(err)
-	}
+	base, tops := d.debian("web")
 	rule := reference.Rule{Name: "booted", Expr: "boot.exited", Claim: reference.Executables, Value: 33, Why: "x"}
 	tops[0].Rules = []reference.Rule{rule}
 	d.publish(tops[0])
@@ -154,7 +152,7 @@ func TestBaseBreaksDependents(t *testing.T) {
 	d.mustGrant(n)
 	rule.Expr = "!boot.exited"
 	base.Generation, base.Rules = 2, []reference.Rule{rule} // of one name, and not the same
-	_, err = d.Publish(ctx, operator, d.publication(base))
+	_, err := d.Publish(ctx, operator, d.publication(base))
 	refused(t, err, protocol.ReferenceRefused)
 	if err == nil || !strings.Contains(err.Error(), "web, which is in force, builds on debian") {
 		t.Errorf("%v", err)

@@ -10,17 +10,24 @@ import (
 	"github.com/writ-attestation/writ/verifier/protocol"
 )
 
+// other is a second verifier on the same database.
+func (d *domain) other() *verifier.Service {
+	d.t.Helper()
+	cfg := d.cfg
+	cfg.Name = "2"
+	v, err := verifier.New(ctx, cfg)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return v
+}
+
 // TestAnotherVerifierActed: rows that a verifier remembers count for nothing once
 // another one on the same database has changed them (security rules 12, 13).
 func TestAnotherVerifierActed(t *testing.T) {
 	t.Parallel()
 	d, n := ready(t)
-	cfg := d.cfg
-	cfg.Name = "2"
-	other, err := verifier.New(ctx, cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	other := d.other()
 	status := func(to string) {
 		t.Helper()
 		if _, err := other.SetStatus(ctx, operator, n.id, to, "by the other"); err != nil {
@@ -31,7 +38,7 @@ func TestAnotherVerifierActed(t *testing.T) {
 
 	body := d.shot(n).take(n)
 	status(verifier.Suspended)
-	_, err = d.Attest(ctx, body)
+	_, err := d.Attest(ctx, body)
 	refused(t, err, protocol.NonceExpired) // the act voids the challenge too
 	if row := d.node(n.id); row.Seq != 1 {
 		t.Fatalf("%d tokens, the last one while suspended", row.Seq)
@@ -76,12 +83,7 @@ func TestAnotherVerifierActed(t *testing.T) {
 func TestRepeatedAfterRevocationElsewhere(t *testing.T) {
 	t.Parallel()
 	d, n := ready(t)
-	cfg := d.cfg
-	cfg.Name = "2"
-	other, err := verifier.New(ctx, cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	other := d.other()
 	body := d.shot(n).take(n)
 	if _, err := d.Attest(ctx, body); err != nil {
 		t.Fatal(err)
@@ -89,7 +91,7 @@ func TestRepeatedAfterRevocationElsewhere(t *testing.T) {
 	if _, err := other.SetStatus(ctx, operator, n.id, verifier.Revoked, "stolen"); err != nil {
 		t.Fatal(err)
 	}
-	_, err = d.Attest(ctx, body)
+	_, err := d.Attest(ctx, body)
 	refused(t, err, protocol.TokenRevoked)
 }
 
@@ -98,12 +100,7 @@ func TestRepeatedAfterRevocationElsewhere(t *testing.T) {
 func TestStaleRowsAreNoForgery(t *testing.T) {
 	t.Parallel()
 	d, n := ready(t)
-	cfg := d.cfg
-	cfg.Name = "2"
-	other, err := verifier.New(ctx, cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	other := d.other()
 	d.mustGrant(n)
 	if _, err := other.Attest(ctx, d.shot(n).take(n)); err != nil {
 		t.Fatal(err)
