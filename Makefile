@@ -55,7 +55,7 @@ vmtest: tools
 	rm -rf $(VM) && mkdir -p $(VM)/root/t
 	cd $(VM) && apt-get -qq download "$$(apt-cache depends linux-image-amd64 | sed -n 's/.*Depends: //p')" && dpkg-deb -x linux-image-*.deb .
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(VM)/root/init ./enclave/testdata/vminit
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $(VM)/root/t/ ./cmd/writ-keeper ./enclave/testdata/hydra ./enclave/testdata/probe
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $(VM)/root/t/ ./cmd/writ-keeper ./cmd/writ-bpf ./enclave/testdata/hydra ./enclave/testdata/probe
 	CGO_ENABLED=0 $(GO) test -c -tags vmtest -trimpath -o $(VM)/root/t/enclave.test ./enclave
 	cd $(VM)/root && find . | cpio --quiet -o -H newc | gzip -1 >../initramfs
 	timeout 900 qemu-system-x86_64 -accel tcg -smp 2 -m 1G -nographic -no-reboot -nic none \

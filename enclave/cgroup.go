@@ -153,11 +153,21 @@ func (g *group) remove() {
 	}
 }
 
-// sweepAll sweeps wherever a keeper makes groups.
+// sweepAll sweeps wherever a keeper makes groups, and pins.
 func sweepAll() {
 	for _, h := range [][2]string{{"cgroup2", ""}, {"cgroup", "pids"}} {
 		if dir, err := ownGroup(h[0], h[1]); err == nil {
 			sweep(dir)
+		}
+	}
+	dir, err := ownGroup("cgroup2", "")
+	if err != nil {
+		return
+	}
+	if any, err := os.Open(dir); err == nil {
+		defer any.Close()
+		for _, at := range bpffs() {
+			sweepPins(at, any)
 		}
 	}
 }

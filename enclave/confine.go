@@ -41,14 +41,17 @@ var newNamespaces = []uint64{
 }
 
 // mounts makes what the init and the work see of the machine: mounts made here
-// stay here, /proc shows this PID namespace only, and the kernel's settings and
-// every cgroup are read-only. A root that could write them would leave its
-// cgroup, freeze its keeper, or have the kernel start a helper outside.
+// stay here, /proc shows this PID namespace only, and the kernel's settings,
+// every cgroup and every pin are read-only. A root that could write them would leave its
+// cgroup, freeze its keeper, remove the kernel's deadline, or have the kernel start a
+// helper outside.
 func mounts(o orders) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("making the mounts private: %w", err)
 	}
-	groups, err := groupMounts()
+	groups, err := mountsOf(func(kind, path string) bool { // what is in /sys is made read-only with it
+		return (strings.HasPrefix(kind, "cgroup") || kind == "bpf") && !strings.HasPrefix(path, "/sys/")
+	})
 	if err != nil {
 		return err
 	}
@@ -78,9 +81,8 @@ func mounts(o orders) error {
 	return nil
 }
 
-// groupMounts lists where cgroup hierarchies are mounted outside /sys, which is
-// made read-only as a whole.
-func groupMounts() (paths []string, err error) {
+// mountsOf lists where the file systems that are wanted are mounted.
+func mountsOf(wanted func(kind, path string) bool) (paths []string, err error) {
 	b, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return nil, fmt.Errorf("reading the mounts: %w", err)
@@ -88,7 +90,7 @@ func groupMounts() (paths []string, err error) {
 	for line := range strings.Lines(string(b)) {
 		before, after, _ := strings.Cut(line, " - ")
 		left, kind := strings.Fields(before), strings.Fields(after)
-		if len(left) > 4 && len(kind) > 0 && strings.HasPrefix(kind[0], "cgroup") && !strings.HasPrefix(left[4], "/sys/") {
+		if len(left) > 4 && len(kind) > 0 && wanted(kind[0], left[4]) {
 			paths = append(paths, unescape(left[4]))
 		}
 	}

@@ -211,10 +211,7 @@ func (k *keeper) reach() error {
 	if err == nil {
 		return nil
 	}
-	if k.group != nil {
-		k.group.remove()
-		k.group, k.kernel = nil, nil
-	}
+	k.release()
 	caps := detect(k.cfg.Sole)
 	if k.level = min(caps.Level, E3); k.level >= k.cfg.Level && k.level >= E1 {
 		return k.afford()

@@ -31,7 +31,7 @@ import (
 
 // The programs under test, built once: the keeper as it ships, but for its grace where
 // nothing is measured, and the hydra.
-var keeperPath, hydraPath, probePath string
+var keeperPath, loaderPath, hydraPath, probePath string
 
 func TestMain(m *testing.M) {
 	if os.Getenv(containerVar) != "" { // this process is a container runtime
@@ -39,6 +39,9 @@ func TestMain(m *testing.M) {
 		os.Exit(ExitRefused)
 	}
 	if keeper := os.Getenv("WRIT_TEST_SUPERVISE"); keeper != "" { // this process is `writ run`
+		if os.Getenv(noBPFVar) != "" {
+			withoutBPF()
+		}
 		fmt.Fprintln(os.Stderr, Supervise(keeper, os.Args[1:]))
 		os.Exit(ExitRefused)
 	}
@@ -46,12 +49,16 @@ func TestMain(m *testing.M) {
 		os.Exit(exit)
 	}
 	flag.Parse()
-	os.Exit(buildAndRun(m))
+	dir := os.Getenv(insideVar)
+	if dir == "" {
+		os.Exit(watchTests())
+	}
+	os.Exit(runInside(m, dir))
 }
 
 func buildAndRun(m *testing.M) int {
 	if dir := os.Getenv("WRIT_TEST_PROGRAMS"); dir != "" { // there is no compiler in the machine of make vmtest
-		keeperPath, hydraPath, probePath = filepath.Join(dir, "writ-keeper"), filepath.Join(dir, "hydra"), filepath.Join(dir, "probe")
+		programs(dir)
 		return m.Run()
 	}
 	dir, err := os.MkdirTemp("", "writ-enclave-")
@@ -62,8 +69,8 @@ func buildAndRun(m *testing.M) int {
 	if err := os.Chmod(dir, 0o755); err != nil { // an unprivileged test executes from it
 		panic(err)
 	}
-	keeperPath, hydraPath, probePath = filepath.Join(dir, "writ-keeper"), filepath.Join(dir, "hydra"), filepath.Join(dir, "probe")
-	for out, pkg := range map[string]string{keeperPath: "../cmd/writ-keeper", hydraPath: "./testdata/hydra", probePath: "./testdata/probe"} {
+	programs(dir)
+	for out, pkg := range map[string]string{keeperPath: "../cmd/writ-keeper", loaderPath: "../cmd/writ-bpf", hydraPath: "./testdata/hydra", probePath: "./testdata/probe"} {
 		tags := "patient" // see fuseGrace
 		if flag.Lookup("test.bench").Value.String() != "" {
 			tags = ""
@@ -75,6 +82,11 @@ func buildAndRun(m *testing.M) int {
 		}
 	}
 	return m.Run()
+}
+
+func programs(dir string) {
+	keeperPath, loaderPath = filepath.Join(dir, "writ-keeper"), filepath.Join(dir, "writ-bpf")
+	hydraPath, probePath = filepath.Join(dir, "hydra"), filepath.Join(dir, "probe")
 }
 
 const (
@@ -285,13 +297,14 @@ type execution struct {
 	mem    []byte   // of the hydra
 	heads  int
 
-	supervised bool // started as `writ run` does; the keeper is cmd's child
+	keeper     string // keeperPath
+	supervised bool   // started as `writ run` does; the keeper is cmd's child
 }
 
 func (a *fakeAgent) prepare(t testing.TB, flags ...string) *execution {
 	t.Helper()
 	id := newID()
-	e := &execution{t: t, agent: a, ended: make(chan struct{}),
+	e := &execution{t: t, agent: a, keeper: keeperPath, ended: make(chan struct{}),
 		stdout: filepath.Join(a.dir, id+".out"), stderr: filepath.Join(a.dir, id+".err"), record: filepath.Join(a.dir, id+".json")}
 	e.flags = append([]string{"--socket", a.socket, "--trust", a.trust, "--record", e.record, "--pids", "600"}, flags...)
 	return e
@@ -300,10 +313,10 @@ func (a *fakeAgent) prepare(t testing.TB, flags ...string) *execution {
 // start runs a command under the keeper.
 func (e *execution) start(attr *syscall.SysProcAttr, command ...string) *execution {
 	e.t.Helper()
-	e.cmd = exec.Command(keeperPath, slices.Concat(e.flags, []string{"--"}, command)...)
+	e.cmd = exec.Command(e.keeper, slices.Concat(e.flags, []string{"--"}, command)...)
 	if e.supervised {
 		e.cmd.Path = os.Args[0]
-		e.cmd.Env = append(append(os.Environ(), "WRIT_TEST_SUPERVISE="+keeperPath), e.env...)
+		e.cmd.Env = append(append(os.Environ(), "WRIT_TEST_SUPERVISE="+e.keeper), e.env...)
 	}
 	e.cmd.SysProcAttr = attr
 	out, errs := create(e.t, e.stdout), create(e.t, e.stderr)

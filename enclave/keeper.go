@@ -69,7 +69,7 @@ func (k *keeper) forge() (err error) {
 		}
 	}
 	if k.level >= E4 {
-		if k.kernel, err = newKernelDeadline(k.group); err != nil {
+		if k.kernel, err = newKernelDeadline(loaderBeside(), k.group); err != nil {
 			return err
 		}
 	}
@@ -364,6 +364,9 @@ func (k *keeper) end(byItself bool) (*Stop, int, error) {
 	if k.group != nil {
 		k.group.remove()
 	}
+	if k.kernel != nil && s.Confirmed {
+		k.kernel.close()
+	}
 	exit, said, err := k.outcome()
 	ordered := Instant(k.ordered.Load())
 	switch {
@@ -413,9 +416,22 @@ func (k *keeper) abandon() {
 		k.signal(unix.SIGKILL)
 		_, _ = unix.Wait4(k.init, nil, 0, nil)
 	}
-	if k.group != nil {
-		k.group.remove()
+	k.release()
+}
+
+// release gives up the group, and the kernel's deadline of one that is empty.
+func (k *keeper) release() {
+	if k.group == nil {
+		return
 	}
+	for end := Now().Add(time.Second); k.adopts() && !k.group.empty() && Now() < end; {
+		time.Sleep(time.Millisecond)
+	}
+	if k.kernel != nil && k.group.empty() {
+		k.kernel.close()
+	}
+	k.group.remove()
+	k.group, k.kernel = nil, nil
 }
 
 // foreground reports whether the keeper has the terminal on its standard input.

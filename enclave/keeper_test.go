@@ -572,13 +572,7 @@ func TestKeeperLeavesNoGroup(t *testing.T) {
 	t.Parallel()
 	a := newAgent(t, 10*time.Second)
 	e := a.prepare(t).start(nil, "true").exits(0, "")
-	for _, h := range [][2]string{{"cgroup2", ""}, {"cgroup", "pids"}} {
-		parent, err := ownGroup(h[0], h[1])
-		if err != nil {
-			continue
-		}
-		if left, _ := filepath.Glob(filepath.Join(parent, fmt.Sprintf("%s%d-*", groupPrefix, e.cmd.Process.Pid))); len(left) > 0 {
-			t.Errorf("left %v", left)
-		}
+	if left := e.groupDirs(); len(left) > 0 {
+		t.Errorf("left %v", left)
 	}
 }

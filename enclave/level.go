@@ -68,7 +68,7 @@ func detect(sole bool) Capabilities {
 	miss(E2, tryNamespaces(), "run as root, or let users make namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns)")
 	miss(E3, tryGroup(), "run as root, or have a cgroup delegated (systemd: Delegate=yes)")
 	miss(E3, tryUrgent(), "give CAP_SYS_NICE or RLIMIT_RTPRIO")
-	miss(E4, tryKernelDeadline(), "run as root with CAP_BPF and CAP_PERFMON on a kernel with CONFIG_BPF_SYSCALL and CONFIG_CGROUP_BPF, which lockdown does not forbid")
+	miss(E4, tryKernelDeadline(), "run as root with CAP_BPF and CAP_PERFMON on Linux 5.15 or later with CONFIG_BPF_SYSCALL and CONFIG_CGROUP_BPF, which lockdown does not forbid, in the machine's time namespace, and install writ-bpf beside this program")
 	c.Level = c.best()
 	return c
 }
@@ -154,7 +154,7 @@ func tryKernelDeadline() error {
 		return err
 	}
 	defer g.remove()
-	d, err := newKernelDeadline(g)
+	d, err := newKernelDeadline(loaderBeside(), g)
 	if err != nil {
 		return fmt.Errorf("a deadline in the kernel: %w", err)
 	}

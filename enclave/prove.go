@@ -79,9 +79,7 @@ func (k *keeper) proveHalt(nonce string) (*Stop, error) {
 		return nil, err
 	}
 	defer k.program.close()
-	if k.group != nil {
-		defer k.group.remove()
-	}
+	defer k.release()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	g, err := k.ask(ctx)

@@ -44,7 +44,7 @@ func buildAndRun(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	keeperPath = filepath.Join(dir, "writ-keeper")
-	build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", keeperPath, "../../cmd/writ-keeper")
+	build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", dir, "../../cmd/writ-keeper", "../../cmd/writ-bpf")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		panic(fmt.Sprintf("building the keeper: %v\n%s", err, out))

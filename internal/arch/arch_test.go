@@ -60,6 +60,7 @@ var layers = map[string]string{
 	"verifier/lineage":         "verifier/appraisal verifier/bundle verifier/ledger",
 	"attestor":                 "internal/durable verifier/protocol evidence tpm tpm/device tpm/eventlog tpm/ima verifier/bundle verifier/ledger verifier/rotation verifier/token",
 	"enclave/nri":              "enclave",
+	"enclave/bpf":              "",
 	"attestor/workload":        "verifier/protocol",
 	"enclave":                  "verifier/rotation verifier/token",
 	"internal/arch":            "",
@@ -102,7 +103,8 @@ var owners = map[string]string{
 	"github.com/spf13/cobra":              "cmd/",
 	"github.com/pelletier/go-toml/v2":     "cmd/",
 	"github.com/cenkalti/backoff/v5":      "attestor enclave verifier/ssf cmd/",
-	"golang.org/x/sys":                    "enclave tpm/device tpm/swtpm cmd/ attestor attestor/workload",
+	"github.com/cilium/ebpf":              "enclave/bpf",
+	"golang.org/x/sys":                    "enclave enclave/bpf tpm/device tpm/swtpm cmd/ attestor attestor/workload",
 	"github.com/google/go-cmp":            "verifier/store/storetest",
 	"github.com/containerd/nri":           "enclave/nri cmd/",
 	"github.com/spiffe/go-spiffe/v2":      "attestor/workload",
@@ -115,8 +117,8 @@ var owners = map[string]string{
 
 // unlinked says what a command must not link, directly or not.
 var unlinked = map[string][]string{
-	"cmd/writ":        {"github.com/labstack/echo", "modernc.org/sqlite", "github.com/jackc/pgx", "database/sql", "github.com/google/go-tpm-tools", "github.com/veraison/corim", "github.com/containerd/nri", "google.golang.org/grpc"},
-	"cmd/writ-keeper": {"github.com/containerd/nri", "github.com/labstack/echo", "github.com/veraison/corim", "modernc.org/sqlite", "github.com/google/go-tpm", "github.com/spf13/cobra", "golang.org/x/mod", "google.golang.org/grpc"},
+	"cmd/writ":        {"github.com/cilium/ebpf", "github.com/labstack/echo", "modernc.org/sqlite", "github.com/jackc/pgx", "database/sql", "github.com/google/go-tpm-tools", "github.com/veraison/corim", "github.com/containerd/nri", "google.golang.org/grpc"},
+	"cmd/writ-keeper": {"github.com/cilium/ebpf", "github.com/containerd/nri", "github.com/labstack/echo", "github.com/veraison/corim", "modernc.org/sqlite", "github.com/google/go-tpm", "github.com/spf13/cobra", "golang.org/x/mod", "google.golang.org/grpc"},
 }
 
 func TestLayers(t *testing.T) {

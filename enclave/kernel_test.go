@@ -44,7 +44,7 @@ func TestKernelDeadlineAlone(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []string{"sleep", "busy"} {
 		g := grouped(t)
-		d, err := newKernelDeadline(g)
+		d, err := newKernelDeadline(loaderPath, g)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -83,7 +83,7 @@ func TestEgressCutAtTheDeadline(t *testing.T) {
 	t.Parallel()
 	after := func(cut bool) (sent int64) {
 		g := grouped(t)
-		d, err := newKernelDeadline(g)
+		d, err := newKernelDeadline(loaderPath, g)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -157,7 +157,7 @@ func TestKernelDeadlineBelowTheGroup(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer inner.fd.Close()
-	d, err := newKernelDeadline(g)
+	d, err := newKernelDeadline(loaderPath, g)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,52 +168,61 @@ func TestKernelDeadlineBelowTheGroup(t *testing.T) {
 	e.dies(deadline.Add(scheduled)) // what waits for a processor dies when it has got it
 }
 
-// What is in send buffers does not leave after the deadline though keeper, init and
-// work were killed before it, and the next keeper has swept their cgroup. At E3, the
-// naive twin, all of it leaves.
+// What is in send buffers does not leave after the deadline: not though keeper, init and
+// work were killed before it and the next keeper has swept their cgroup, and not where
+// keeper and init are both stopped. At E3, the naive twin, all of it leaves.
 func TestEgressCutThoughEverybodyIsGone(t *testing.T) {
 	t.Parallel()
-	after := func(level string) (sent int64) {
-		a := newAgent(t, 3*time.Second)
-		l, err := net.Listen("tcp4", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
+	for _, hinder := range []unix.Signal{unix.SIGKILL, unix.SIGSTOP} {
+		if cut, naive := sentAfterDeadline(t, "E4", hinder), sentAfterDeadline(t, "E3", hinder); cut >= plenty || naive < plenty {
+			t.Errorf("%v: after the deadline %d bytes came at E4, %d at E3", hinder, cut, naive)
 		}
-		defer l.Close()
-		e := a.prepare(t, "--level", level).start(nil, probePath, "send", l.Addr().String())
-		c, err := l.Accept()
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
-		_ = c.(*net.TCPConn).SetReadBuffer(16 << 10)
-		e.eventually("the sender's buffer is full", func() bool { return strings.Contains(e.output(), "timeout") })
-		a.answers(unavailable)
-		if err := e.cmd.Process.Kill(); err != nil {
-			t.Fatal(err)
-		}
-		<-e.ended
-		e.eventually("its cgroup is swept", func() bool {
-			sweepAll()
-			return e.groups() == 0
-		})
-		sleepPast(a.until())
-		return arrived(c, level == "E4")
-	}
-	if cut, naive := after("E4"), after("E3"); cut >= plenty || naive < plenty {
-		t.Errorf("after the deadline %d bytes came at E4, %d at E3", cut, naive)
 	}
 }
 
-// groups counts the cgroups that a keeper has left.
-func (e *execution) groups() (n int) {
+func sentAfterDeadline(t *testing.T, level string, hinder unix.Signal) int64 {
+	a := newAgent(t, 3*time.Second)
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	e := a.prepare(t, "--level", level).start(nil, probePath, "send", l.Addr().String())
+	_ = l.(*net.TCPListener).SetDeadline(time.Now().Add(20 * time.Second))
+	c, err := l.Accept()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, e.said())
+	}
+	defer c.Close()
+	_ = c.(*net.TCPConn).SetReadBuffer(16 << 10)
+	e.eventually("the sender's buffer is full", func() bool { return strings.Contains(e.output(), "timeout") })
+	a.answers(unavailable)
+	if hinder == unix.SIGSTOP {
+		if err := unix.Kill(e.initPID(), unix.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := e.cmd.Process.Signal(hinder); err != nil {
+		t.Fatal(err)
+	}
+	<-e.ended
+	e.eventually("its cgroup is swept", func() bool {
+		sweepAll()
+		return len(e.groupDirs()) == 0
+	})
+	sleepPast(a.until())
+	return arrived(c, level == "E4")
+}
+
+// groupDirs lists the cgroups of a keeper, that of version 2 first.
+func (e *execution) groupDirs() (dirs []string) {
 	for _, h := range [][2]string{{"cgroup2", ""}, {"cgroup", "pids"}} {
 		if parent, err := ownGroup(h[0], h[1]); err == nil {
 			left, _ := filepath.Glob(filepath.Join(parent, fmt.Sprintf("%s%d-*", groupPrefix, e.cmd.Process.Pid)))
-			n += len(left)
+			dirs = append(dirs, left...)
 		}
 	}
-	return n
+	return dirs
 }
 
 // The whole keeper at E4.
