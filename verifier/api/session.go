@@ -182,19 +182,24 @@ func (s *Server) browsing(q *call, certified bool) error {
 // sameSite refuses requests that another site made a browser send. SameSite=Strict
 // keeps the cookie from most of them already; a browser says the rest itself.
 func sameSite(r *http.Request) error {
-	bad := &httpError{status: http.StatusForbidden, code: codeOrigin, detail: "a session is for pages of this verifier alone"}
-	switch site := r.Header.Get("Sec-Fetch-Site"); {
-	case site == "same-origin", site == "":
-	case site == "none" && r.Method == http.MethodGet: // typed in
-	default:
-		return bad
-	}
-	if origin := r.Header.Values("Origin"); len(origin) > 0 || r.Method != http.MethodGet {
-		if len(origin) != 1 || origin[0] != "https://"+r.Host {
-			return bad
-		}
+	if !ownPage(r) || r.Method != http.MethodGet && r.Header.Get("Origin") == "" {
+		return &httpError{status: http.StatusForbidden, code: codeOrigin, detail: "a session is for pages of this verifier alone"}
 	}
 	return nil
+}
+
+// ownPage reports whether a page of this verifier asks, or something that is no browser:
+// browsers say of each request which site it is from, and let no page lie about it. The
+// host itself was checked before.
+func ownPage(r *http.Request) bool {
+	switch site := r.Header.Values("Sec-Fetch-Site"); {
+	case len(site) == 0, len(site) == 1 && site[0] == "same-origin":
+	case len(site) == 1 && site[0] == "none" && r.Method == http.MethodGet: // typed in
+	default:
+		return false
+	}
+	origin := r.Header.Values("Origin")
+	return len(origin) == 0 || len(origin) == 1 && origin[0] == "https://"+r.Host
 }
 
 func cookie(value string, age int) *http.Cookie {

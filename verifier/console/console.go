@@ -129,6 +129,18 @@ func (p *Pages) Page(w http.ResponseWriter, r *http.Request, name string) {
 	p.write(w, r, p.files["index.html"], http.StatusOK)
 }
 
+// Index answers for the root with a page that names those that are open. While none is,
+// it says no more than a closed page.
+func (p *Pages) Index(w http.ResponseWriter, r *http.Request) {
+	headers(w.Header(), "")
+	w.Header().Set("Cache-Control", "no-cache")
+	if len(p.open) == 0 {
+		p.write(w, r, p.files["closed.html"], http.StatusNotFound)
+		return
+	}
+	p.write(w, r, p.files["index.html"], http.StatusOK)
+}
+
 // Asset answers with a built file, whose name changes with its content. While no
 // page is open there are none.
 func (p *Pages) Asset(w http.ResponseWriter, r *http.Request, name string) {
@@ -170,7 +182,7 @@ func headers(h http.Header, page string) {
 func (p *Pages) write(w http.ResponseWriter, r *http.Request, f *file, status int) {
 	h := w.Header()
 	h.Set("Content-Type", f.kind)
-	h.Set("Vary", "Accept-Encoding")
+	h.Add("Vary", "Accept-Encoding")
 	body, etag := f.plain, f.etag
 	if f.packed != nil && acceptsGzip(r.Header.Get("Accept-Encoding")) {
 		body, etag = f.packed, strings.TrimSuffix(etag, `"`)+`-gzip"`

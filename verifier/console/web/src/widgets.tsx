@@ -28,7 +28,7 @@ export function Frame({ page, pages, children }: { page: string; pages: string[]
   return <>
     <a class="skip" href="#main">Skip to content</a>
     <header class="top"><nav aria-label="Pages">
-      <span class="brand">Writ</span>
+      {pages.length ? <a class="brand" href="/" aria-current={page ? undefined : 'page'}>Writ</a> : <span class="brand">Writ</span>}
       {pages.map(p => <a key={p} href={`/${p}`} aria-current={p === page ? 'page' : undefined}>{p}</a>)}
     </nav></header>
     <main id="main" tabIndex={-1}>{children}</main>
