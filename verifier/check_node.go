@@ -26,6 +26,8 @@ type nodeCheck struct {
 	counter, seq, ended, base, run, last claimed[uint64]
 	deadline, halted                     claimed[int64]
 	doubt                                claimed[bool]
+
+	boots bootCheck
 }
 
 // takeNode is take for the entries about a node.
@@ -61,8 +63,10 @@ func (c *stateCheck) takeNode(ctx context.Context, index uint64, leaf ledger.Lea
 			return err
 		}
 		n.counter.value++
+		last := n.last.value
 		c.decide(n, index, leaf, rec)
-		return c.checkDecision(ctx, n, index, leaf, &rec, rec.Token, rows)
+		err = c.checkDecision(ctx, n, index, leaf, &rec, rec.Token, rows)
+		return cmp.Or(err, n.boots.booted(n, last, index))
 	case bundle.Lapsed:
 		rec, err := dataOf[bundle.Lapse](leaf)
 		if err == nil {
@@ -221,6 +225,7 @@ func (c *stateCheck) compareNode(ctx context.Context, where string, n *nodeCheck
 	} else if n.last.known {
 		c.problem(where, "it has no last decision; entry %d is one", n.last.entry)
 	}
+	c.compareBoots(where, n, row.Boots)
 	if row.Boot != nil {
 		c.needs(ctx, where, "its state", append([]string{row.Boot.BootLog}, row.IMAChunks...)...)
 	}

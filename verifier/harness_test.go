@@ -55,6 +55,7 @@ type domain struct {
 
 	dsn     string   // of PostgreSQL; "": SQLite
 	peers   []string // log keys of other verifiers on it
+	retired []string // and of former ones
 	meddled bool     // rows were changed by hand, or the store was put back
 
 	mu     sync.Mutex
@@ -147,7 +148,7 @@ func (d *domain) start() error {
 		}
 		d.reads.Store, shut = st, func() { st.Close() }
 	}
-	log, err := ledger.Open(ctx, ledger.Config{Store: &d.reads, Origin: d.cfg.Domain + "/log", Key: ed25519.NewKeyFromSeed(bytes32(1)), Peers: d.peers, GuardFile: filepath.Join(d.dir, "guard"), Now: d.now})
+	log, err := ledger.Open(ctx, ledger.Config{Store: &d.reads, Origin: d.cfg.Domain + "/log", Key: ed25519.NewKeyFromSeed(bytes32(1)), Peers: d.peers, Retired: d.retired, GuardFile: filepath.Join(d.dir, "guard"), Now: d.now})
 	if err != nil {
 		shut()
 		return err

@@ -3,8 +3,10 @@ package verifier
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 
@@ -84,6 +86,7 @@ func (s *Service) start(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("starting the verifier: %w", err)
 	}
+	s.log.Retire(s.ends)
 	return nil
 }
 
@@ -184,6 +187,35 @@ func (s *Service) retired(have map[string]string) (out []ledger.Entry, ids []str
 type retiredLogs map[string]uint64
 
 var retiredLogsKey = ledger.Key{Kind: kindDomain, ID: "retired-logs"}
+
+// Signers are the keys of the log in r: those of now, and those of retired verifiers
+// with their ends, which have none yet if no verifier has started without them.
+func Signers(ctx context.Context, r ledger.Reader, domain string, keys, retired []string) (ledger.Signers, error) {
+	out := ledger.Signers{Keys: keys}
+	var ends retiredLogs
+	rows, err := r.Rows(ctx, []ledger.Key{retiredLogsKey})
+	if errors.Is(err, ledger.ErrCorrupt) {
+		return out, nil // which the store's own check names
+	}
+	if err == nil && len(rows) > 0 {
+		err = unmarshalRow(rows[0].Value, retiredLogsKey, &ends)
+	}
+	if err != nil {
+		return out, fmt.Errorf("reading which keys were retired: %w", err)
+	}
+	for _, vkey := range retired {
+		id, err := ledger.KeyID(domain+"/log", vkey)
+		if err != nil {
+			return out, err
+		}
+		size, ok := ends[id]
+		if !ok {
+			size = math.MaxUint64
+		}
+		out.Retired = append(out.Retired, ledger.Retired{Key: vkey, Size: size})
+	}
+	return out, nil
+}
 
 // with is r and one more; drafts are built again, so r stays as it is.
 func (r retiredLogs) with(id string, index uint64) retiredLogs {

@@ -166,7 +166,7 @@ func TestWitnessOverHTTP(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s := &witness{Witness: w, dir: dir, logs: map[string][]string{auditedOrigin: {l.VerifierKey()}}, now: time.Now}
+		s := &witness{Witness: w, dir: dir, logs: witnessed(l), now: time.Now}
 		server := httptest.NewServer(s.handler())
 		t.Cleanup(server.Close)
 		return s, server
@@ -223,7 +223,7 @@ func TestWitnessSplitView(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &witness{Witness: w, dir: t.TempDir(), logs: map[string][]string{auditedOrigin: {l.VerifierKey()}}, now: time.Now}
+	s := &witness{Witness: w, dir: t.TempDir(), logs: witnessed(l), now: time.Now}
 	var mu sync.Mutex
 	cosigned := map[*ledger.Log]int{}
 	var wg sync.WaitGroup

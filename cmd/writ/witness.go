@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -19,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/writ-attestation/writ/internal/durable"
+	"github.com/writ-attestation/writ/verifier/bundle"
 	"github.com/writ-attestation/writ/verifier/ledger"
 )
 
@@ -58,16 +58,13 @@ is for.`,
 			if err != nil {
 				return exit(exitUsage, err, "")
 			}
-			s := &witness{Witness: w, dir: dir, logs: map[string][]string{}, now: time.Now}
+			s := &witness{Witness: w, dir: dir, logs: map[string]*bundle.Trust{}, now: time.Now}
 			for _, path := range trust {
 				t, err := readTrust(cmd, path)
 				if err != nil {
 					return err
 				}
-				for _, vkey := range t.Log {
-					origin, _, _ := strings.Cut(vkey, "+")
-					s.logs[origin] = append(s.logs[origin], vkey)
-				}
+				s.logs[t.Domain+"/log"] = t
 			}
 			return s.run(cmd, listen)
 		},
@@ -92,7 +89,7 @@ func isLoopback(host string) bool {
 type witness struct {
 	*ledger.Witness
 	dir  string
-	logs map[string][]string // origin: keys
+	logs map[string]*bundle.Trust // by origin: who may have signed a checkpoint
 	now  func() time.Time
 
 	mu sync.Mutex // from reading the last checkpoint until the next one is on disk
@@ -211,8 +208,8 @@ func (s *witness) last(sum string) ([]byte, error) {
 
 // split keeps a checkpoint of the size cosigned last that has another root: with that
 // one it proves that the log tells two histories.
-func (s *witness) split(path string, last ledger.Checkpoint, sub ledger.Submission, vkeys []string) error {
-	next, err := ledger.OpenCheckpoint(sub.Note, vkeys...)
+func (s *witness) split(path string, last ledger.Checkpoint, sub ledger.Submission, t *bundle.Trust) error {
+	next, err := t.OpenCheckpoint(sub.Note)
 	if err != nil || last.Origin == "" || next.Size != last.Size || next.Root == last.Root {
 		return nil
 	}
@@ -225,8 +222,8 @@ func (s *witness) add(body []byte) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errMalformed, err)
 	}
-	vkeys := s.logs[sub.Origin()]
-	if vkeys == nil {
+	t := s.logs[sub.Origin()]
+	if t == nil {
 		return nil, errUnknownLog
 	}
 	s.mu.Lock()
@@ -235,15 +232,15 @@ func (s *witness) add(body []byte) ([]byte, error) {
 	var last ledger.Checkpoint
 	raw, err := os.ReadFile(path)
 	if err == nil {
-		last, err = ledger.OpenCheckpoint(raw, vkeys...)
+		last, err = t.OpenCheckpoint(raw)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("reading the last checkpoint: %w", err)
 	}
-	if err := s.split(path, last, sub, vkeys); err != nil {
+	if err := s.split(path, last, sub, t); err != nil {
 		return nil, err
 	}
-	next, err := sub.Admit(last, vkeys...)
+	next, err := sub.Admit(last, t.LogKeys(sub.Note)...)
 	if errors.Is(err, ledger.ErrStale) {
 		return nil, &staleError{last.Size, err}
 	}

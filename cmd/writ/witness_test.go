@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -29,7 +30,7 @@ func TestWitnessRound(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &witness{Witness: w, dir: t.TempDir(), logs: map[string][]string{auditedOrigin: {l.VerifierKey()}}, now: time.Now}
+	s := &witness{Witness: w, dir: t.TempDir(), logs: witnessed(l), now: time.Now}
 	server := httptest.NewServer(s.handler())
 	defer server.Close()
 	policy, err := bundle.ParsePolicy(fmt.Sprintf("witness w1 %s %s\nquorum w1\n", w.VerifierKey(), server.URL))
@@ -100,6 +101,11 @@ func TestWitnessRound(t *testing.T) {
 	}
 }
 
+// witnessed are the logs that a witness of one log knows.
+func witnessed(l *ledger.Log, retired ...bundle.RetiredLogKey) map[string]*bundle.Trust {
+	return map[string]*bundle.Trust{auditedOrigin: {Log: []string{l.VerifierKey()}, Retired: &bundle.Retired{Log: retired}}}
+}
+
 // appends tries to add an entry.
 func appends(t *testing.T, l *ledger.Log) error {
 	t.Helper()
@@ -159,7 +165,7 @@ func TestWitnessKeepsASplitView(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &witness{Witness: w, dir: t.TempDir(), logs: map[string][]string{auditedOrigin: {l.VerifierKey()}}, now: time.Now}
+	s := &witness{Witness: w, dir: t.TempDir(), logs: witnessed(l), now: time.Now}
 	for _, x := range []*ledger.Log{l, fork} {
 		_, err := s.add(ledger.Submission{Note: x.Checkpoint()}.Marshal())
 		if (err == nil) != (x == l) {
@@ -168,5 +174,57 @@ func TestWitnessKeepsASplitView(t *testing.T) {
 	}
 	if kept := readFile(t, s.path(auditedOrigin)+".conflict"); !bytes.Equal(kept, fork.Checkpoint()) {
 		t.Errorf("kept is %q", kept)
+	}
+}
+
+// TestRetiredLogKeyAtWitness: a witness goes on from the last checkpoint of a verifier
+// that was retired, and cosigns nothing that its key signs after its end.
+func TestRetiredLogKeyAtWitness(t *testing.T) {
+	t.Parallel()
+	store := storetest.NewMemory()
+	open := func(key byte, peers ...string) *ledger.Log {
+		l, err := ledger.Open(t.Context(), ledger.Config{Store: store, Origin: auditedOrigin, Key: testKey(key), Peers: peers, GuardFile: filepath.Join(t.TempDir(), "guard"), Adopt: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = l.Close() })
+		return l
+	}
+	vkey, err := ledger.VerifierKey(auditedOrigin, testKey(2).Public().(ed25519.PublicKey))
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := open(1, vkey)
+	grow(t, old, "a", 5)
+	w, err := ledger.NewWitness("witness.invalid", testKey(9))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &witness{Witness: w, dir: t.TempDir(), logs: witnessed(old), now: time.Now}
+	if _, err := s.add(ledger.Submission{Note: old.Checkpoint()}.Marshal()); err != nil {
+		t.Fatal(err)
+	}
+	l := open(2, old.VerifierKey())
+	grow(t, l, "b", 1)
+	s.logs = witnessed(l, bundle.RetiredLogKey{Key: old.VerifierKey(), Size: 5})
+	ahead := func(from *ledger.Log) ledger.Submission {
+		t.Helper()
+		c, err := ledger.OpenCheckpoint(from.Checkpoint(), from.VerifierKey())
+		if err != nil {
+			t.Fatal(err)
+		}
+		proof, err := from.Consistency(t.Context(), 5, c.Size)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ledger.Submission{Old: 5, Proof: proof, Note: from.Checkpoint()}
+	}
+	grow(t, old, "c", 1) // it has the database's password still, or a copy of it
+	if _, err := s.add(ahead(old).Marshal()); !errors.Is(err, ledger.ErrKey) {
+		t.Errorf("a checkpoint of size 7 by a key that was retired at 5: %v", err)
+	}
+	grow(t, l, "b", 1)
+	if _, err := s.add(ahead(l).Marshal()); err != nil {
+		t.Errorf("the log that goes on without it: %v", err)
 	}
 }

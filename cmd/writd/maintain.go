@@ -82,7 +82,11 @@ signed the history are not there; 1 it cannot be read.`, "  writd fsck --config 
 		if err != nil {
 			return err
 		}
-		r, err := ledger.Fsck(cmd.Context(), s, filepath.Join(c.Data, guardFile), append(vkeys, c.RetiredPeers...)...)
+		by, err := verifier.Signers(cmd.Context(), s, c.Domain, vkeys, c.RetiredPeers)
+		if err != nil {
+			return err
+		}
+		r, err := ledger.FsckBy(cmd.Context(), s, filepath.Join(c.Data, guardFile), by)
 		if err != nil {
 			return err
 		}

@@ -1,7 +1,6 @@
 package bundle
 
 import (
-	"bytes"
 	"crypto"
 	"encoding/json"
 	"errors"
@@ -35,18 +34,13 @@ type RetiredTokenKey struct {
 // LogKeys are the keys that may have signed a checkpoint: those of the log, and
 // retired ones if they had not been when it was as large as the note says it is.
 func (t *Trust) LogKeys(note []byte) []string {
-	text, _, ok := bytes.Cut(note, []byte("\n\n"))
-	c, err := ledger.ParseCheckpoint(append(bytes.Clone(text), '\n'))
-	if !ok || err != nil || t.Retired == nil {
-		return t.Log
-	}
-	keys := append([]string(nil), t.Log...)
-	for _, k := range t.Retired.Log {
-		if c.Size <= k.Size {
-			keys = append(keys, k.Key)
+	s := ledger.Signers{Keys: t.Log}
+	if t.Retired != nil {
+		for _, k := range t.Retired.Log {
+			s.Retired = append(s.Retired, ledger.Retired(k))
 		}
 	}
-	return keys
+	return s.Of(note)
 }
 
 // OpenCheckpoint is [ledger.OpenCheckpoint] by the keys of the trust file.

@@ -41,19 +41,24 @@ const maxProblems = 100
 // a log that is in use. The error says that it could not check; what it found
 // is in the report.
 func Fsck(ctx context.Context, r Reader, guardFile string, vkeys ...string) (Report, error) {
+	return FsckBy(ctx, r, guardFile, Signers{Keys: vkeys})
+}
+
+// FsckBy is [Fsck] of a log that had other keys before.
+func FsckBy(ctx context.Context, r Reader, guardFile string, by Signers) (Report, error) {
 	f := fsck{store: r, edge: newEdge(), full: map[tileID]tile{}}
 	// The guard first: it never is ahead of the store, so it must not be read
 	// after a head that has grown meanwhile.
 	if guardFile != "" {
-		if err := f.readGuard(guardFile, vkeys); err != nil {
+		if err := f.readGuard(guardFile, by.all()); err != nil {
 			return f.Report, err
 		}
 	}
-	return f.run(ctx, vkeys)
+	return f.run(ctx, by)
 }
 
-func (f *fsck) run(ctx context.Context, vkeys []string) (Report, error) {
-	if err := f.readHead(ctx, vkeys); err != nil {
+func (f *fsck) run(ctx context.Context, by Signers) (Report, error) {
+	if err := f.readHead(ctx, by); err != nil {
 		return f.Report, fmt.Errorf("reading head: %w", err)
 	}
 	for more := true; more && f.Entries < f.Size && len(f.Problems) < maxProblems; {
@@ -106,7 +111,7 @@ func (f *fsck) readGuard(path string, vkeys []string) error {
 	return nil
 }
 
-func (f *fsck) readHead(ctx context.Context, vkeys []string) error {
+func (f *fsck) readHead(ctx context.Context, by Signers) error {
 	h, err := f.store.Head(ctx)
 	if errors.Is(err, ErrCorrupt) {
 		f.problem("head", "%v", err)
@@ -120,7 +125,7 @@ func (f *fsck) readHead(ctx context.Context, vkeys []string) error {
 		f.problem("head", "there is none: the log was never started")
 		return nil
 	}
-	c, err := OpenCheckpoint(h.Note, vkeys...)
+	c, err := OpenCheckpoint(h.Note, by.Of(h.Note)...)
 	if err != nil {
 		f.problem("head", "%v", err)
 	} else if c.Size != h.Size || c.Root != h.Root {

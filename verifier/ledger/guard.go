@@ -61,7 +61,7 @@ func (l *Log) compare(ctx context.Context, g *guard) error {
 	if err := claim(g.file); err != nil {
 		return err
 	}
-	seen, err := readSlots(g.file, l.past...)
+	seen, err := readSlots(g.file, l.signers().all()...)
 	if err != nil {
 		return err
 	}
@@ -157,9 +157,10 @@ func readSlots(f *os.File, vkeys ...string) (slots, error) {
 // and a guard file that were put back together, it is the only witness left.
 // A checkpoint signed with this log's key that the log does not extend freezes
 // the log, across restarts, and is ErrRolledBack. One that is not signed by the
-// key is ErrKey and has no effect: anybody can write those.
+// key, or by a retired one after its end, is ErrKey and has no effect: anybody can
+// write those.
 func (l *Log) Confront(ctx context.Context, checkpoint []byte) error {
-	seen, err := OpenCheckpoint(checkpoint, l.past...)
+	seen, err := OpenCheckpoint(checkpoint, l.signers().Of(checkpoint)...)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrKey, err)
 	}
@@ -206,7 +207,7 @@ func (l *Log) recallConflict(ctx context.Context, guardFile string) error {
 	if err != nil {
 		return err
 	}
-	seen, err := OpenCheckpoint(b, l.past...)
+	seen, err := OpenCheckpoint(b, l.signers().Of(b)...)
 	if err != nil {
 		return fmt.Errorf("reading %s.conflict: %w", guardFile, err)
 	}

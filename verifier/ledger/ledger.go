@@ -124,7 +124,7 @@ type Config struct {
 	Origin    string             // names the log: "<domain>/log"
 	Key       ed25519.PrivateKey // of the log; made by the caller, while the log is empty
 	Peers     []string           // keys of the other verifiers that append to this store, as their VerifierKey
-	Retired   []string           // keys of those that no longer do: what they signed is history, no head of theirs is followed
+	Retired   []string           // keys of those that no longer do: what they signed until then is history ([Log.Retire]), no head of theirs is followed
 	GuardFile string             // path; the last checkpoint signed here, kept apart from the store
 	Adopt     bool               // write a missing guard file from the store: trusts the store, once
 	Log       *slog.Logger       // nil: silent
@@ -138,10 +138,11 @@ type Log struct {
 	origin string
 	signer signer
 	vkeys  []string // whose checkpoints are this log's: its own first, then its peers'
-	past   []string // vkeys and those of retired verifiers: what is history
 	guard  *guard
 	log    *slog.Logger
 	now    func() time.Time
+
+	retired []string // keys of verifiers that are none any more
 
 	queue queue
 	stop  context.CancelFunc
@@ -153,7 +154,8 @@ type Log struct {
 	changed chan struct{} // closed when head is replaced
 	frozen  error         // why nothing is appended any more
 
-	witnessed *head // the last one that witnesses cosigned; nil: none
+	witnessed *head             // the last one that witnesses cosigned; nil: none
+	ends      map[string]uint64 // entries that retired keys, by their ids
 }
 
 // head is a published state of the log. It is not changed.
@@ -186,7 +188,7 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 		return nil, err
 	}
 	l.vkeys = append([]string{own}, slices.DeleteFunc(slices.Clone(cfg.Peers), func(k string) bool { return k == own })...)
-	l.past = append(slices.Clone(l.vkeys), cfg.Retired...)
+	l.retired = cfg.Retired
 	if l.head, err = l.load(ctx); err != nil {
 		return nil, fmt.Errorf("opening log: %w", err)
 	}

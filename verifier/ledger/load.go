@@ -18,7 +18,7 @@ func (l *Log) load(ctx context.Context) (*head, error) {
 			return nil, fmt.Errorf("starting an empty log: %w", err)
 		}
 	}
-	c, err := l.openNote(stored, l.past) // the last one a retired verifier signed, until somebody else appends
+	c, err := l.openNote(stored, l.signers().all()) // the last one a retired verifier signed, until somebody else appends
 	if err != nil {
 		return nil, err
 	}

@@ -18,13 +18,13 @@ import (
 func (l *Log) VerifierKeys() []string { return append([]string(nil), l.vkeys...) }
 
 // RetiredKeys returns the keys that count for history alone.
-func (l *Log) RetiredKeys() []string { return append([]string(nil), l.past[len(l.vkeys):]...) }
+func (l *Log) RetiredKeys() []string { return slices.Clone(l.retired) }
 
 // HeadSignedBy reports whether the log's head is signed by the key with this id:
 // see [KeyID]. It is false for a key that the log does not know.
 func (l *Log) HeadSignedBy(id string) bool {
 	note := l.current().note
-	return slices.ContainsFunc(l.past, func(vkey string) bool {
+	return slices.ContainsFunc(l.signers().all(), func(vkey string) bool {
 		found, err := KeyID(l.origin, vkey)
 		if err == nil && found == id {
 			_, err = OpenCheckpoint(note, vkey)

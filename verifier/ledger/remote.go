@@ -100,7 +100,7 @@ func (r *Remote) Entries(ctx context.Context, from uint64) ([][]byte, error) {
 // hashes alone.
 func (r *Remote) Fsck(ctx context.Context, entries bool, vkeys ...string) (Report, error) {
 	f := fsck{store: &remoteReader{Remote: r, entries: entries}, edge: newEdge(), full: map[tileID]tile{}, hashesOnly: !entries}
-	return f.run(ctx, vkeys)
+	return f.run(ctx, Signers{Keys: vkeys})
 }
 
 // width is that of a tile or bundle of level 0 under the checkpoint.

@@ -9,7 +9,7 @@ import (
 // then on it is what proofs of the entries under it carry. Whose cosignatures
 // count is for the caller; that the log extends the checkpoint is checked.
 func (l *Log) Witnessed(ctx context.Context, note []byte) error {
-	c, err := OpenCheckpoint(note, l.past...)
+	c, err := OpenCheckpoint(note, l.signers().Of(note)...)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrKey, err)
 	}
