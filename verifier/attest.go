@@ -277,6 +277,9 @@ func (s *Service) unchanged(slot ledger.Slot, a *appraised) (Node, error) {
 	if d.Frozen && a.verdict.Granted() { // a denial counts all the same
 		return n, protocol.Refuse(protocol.DomainFrozen, "the domain is frozen: no token is issued until operators lift it")
 	}
+	if err := s.WitnessSound(); err != nil && a.verdict.Granted() {
+		return n, err
+	}
 	ref, _, err := slotRow[activeReference](slot, referenceKey(a.node.Class))
 	if err != nil {
 		return n, err

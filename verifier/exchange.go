@@ -1,6 +1,7 @@
 package verifier
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"fmt"
@@ -25,7 +26,7 @@ func (s *Service) Exchanges(audience string) bool {
 //
 // workload is the path of another SPIFFE ID that the node may ask for, "" its own.
 func (s *Service) Exchange(ctx context.Context, base *token.Claims, audience, workload string) (string, *token.Bearer, error) {
-	if err := s.sound(); err != nil {
+	if err := cmp.Or(s.sound(), s.WitnessSound()); err != nil {
 		return "", nil, err
 	}
 	node, ok := s.nodeOf(base.Subject)

@@ -1,6 +1,7 @@
 package verifier
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -105,7 +106,7 @@ func (s *Service) Token(ctx context.Context, base *token.Claims, req evidence.Re
 // Bound is Token, but bound to the client certificate of a thumbprint, which was shown
 // beside the proof, instead of the node's key; "": to that all the same.
 func (s *Service) Bound(ctx context.Context, base *token.Claims, req evidence.Request, x5t string) (*protocol.Grant, error) {
-	if err := s.ClockSound(); err != nil {
+	if err := cmp.Or(s.ClockSound(), s.WitnessSound()); err != nil {
 		return nil, err
 	}
 	if err := errors.Join(s.permitted(req), s.mayBind(base, req, x5t)); err != nil {

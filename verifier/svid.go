@@ -1,6 +1,7 @@
 package verifier
 
 import (
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -55,7 +56,7 @@ func (s *Service) mayBe(n *Node, workload string) error {
 // itself or a workload it may vouch for. It ends with the base token and is recorded
 // before it is signed. What takes it hears of no revocation before that.
 func (s *Service) SVID(ctx context.Context, base *token.Claims, req protocol.SVIDRequest) (*protocol.SVID, error) {
-	if err := s.sound(); err != nil {
+	if err := cmp.Or(s.sound(), s.WitnessSound()); err != nil {
 		return nil, err
 	}
 	if s.cfg.SVIDs == nil || !s.cfg.IssueSVIDs {

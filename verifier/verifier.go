@@ -66,10 +66,13 @@ type Config struct {
 	ReplaceRoot  bool              // another root than the recorded one, or none, is meant
 	ChallengeKey []byte            // 32 bytes
 	KeyIDs       map[string]string // purpose -> id, recorded in store and log
-	Witnesses    string            // policy of the log's witnesses, for the trust file
+	Witnesses    string            // policy of the log's witnesses
 	PeerLogKeys  []string          // ids of the log keys of the domain's other verifiers
 
 	RetiredLogKeys []string // and of those that are one no more
+	// WitnessMaxAge is how old the cosignatures of the witnesses' quorum may be for
+	// anything to be issued. It is not looked at where the policy demands none.
+	WitnessMaxAge time.Duration
 
 	ReferenceKeys      []ed25519.PublicKey
 	ReferenceThreshold int // signatures a set needs
@@ -105,6 +108,9 @@ type Service struct {
 	ends  retiredLogs
 	since atomic.Int64 // Unix second since when the feed remembers everything that was said
 	acts  follower
+
+	witnesses *bundle.Policy
+	cosigned  atomic.Int64 // Unix second: see Policy.Since; 0: the quorum never did
 
 	deadlines deadlines
 	sets      sync.Map // parsed reference sets in force, by digest
@@ -162,6 +168,10 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 		cfg.KeyIDs[rootPurpose] = root
 	}
 	s := &Service{cfg: cfg, log: cfg.Log, roots: cfg.EKRoots}
+	var err error
+	if s.witnesses, err = bundle.ParsePolicy(cfg.Witnesses); err != nil {
+		return nil, fmt.Errorf("starting the verifier: %w", err)
+	}
 	s.since.Store(cfg.Now().Unix())
 	if err := s.ClockSound(); err != nil { // the first reading
 		return nil, err

@@ -44,6 +44,7 @@ type config struct {
 	RetiredPeers       []string   `toml:"retired_peers"`
 	Witnesses          string     `toml:"witnesses"`
 	WitnessEvery       duration   `toml:"witness_every"`
+	WitnessMaxAge      duration   `toml:"witness_max_age"`
 	FollowEvery        duration   `toml:"follow_every"`
 	Listen             string     `toml:"listen"`
 	Admin              string     `toml:"admin"`
@@ -108,7 +109,7 @@ func (d *duration) UnmarshalText(b []byte) error {
 }
 
 func defaults() config {
-	return config{Name: "1", Data: "/var/lib/writd", Listen: "0.0.0.0:8443", Admin: "127.0.0.1:8444", TokenLife: duration(time.Minute), TokenKeyOverlap: duration(verifier.KeyOverlap), WitnessEvery: duration(2 * time.Second), FollowEvery: duration(30 * time.Second), EARProfile: "2026", MinLevel: "E3", Public: opened{Pages: []string{}},
+	return config{Name: "1", Data: "/var/lib/writd", Listen: "0.0.0.0:8443", Admin: "127.0.0.1:8444", TokenLife: duration(time.Minute), TokenKeyOverlap: duration(verifier.KeyOverlap), WitnessEvery: duration(2 * time.Second), WitnessMaxAge: duration(10 * time.Minute), FollowEvery: duration(30 * time.Second), EARProfile: "2026", MinLevel: "E3", Public: opened{Pages: []string{}},
 		ReferenceThreshold: 1, Approvals: 2, LogLevel: "info", LogFormat: "json"}
 }
 
@@ -243,8 +244,13 @@ func (c *config) checkTokenKeys() error {
 func (c *config) checkOthers() error {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
-	if _, err := bundle.ParsePolicy(c.Witnesses); err != nil {
+	if p, err := bundle.ParsePolicy(c.Witnesses); err != nil {
 		bad("witnesses: %w", err)
+	} else if !p.Reachable() {
+		bad("witnesses: the quorum takes witnesses without a URL, which this verifier cannot ask; it would never issue anything")
+	}
+	if age := time.Duration(c.WitnessMaxAge); age < 4*time.Duration(c.WitnessEvery) {
+		bad("witness_max_age %s: at least four times witness_every is needed", age)
 	}
 	if every := time.Duration(c.WitnessEvery); every < 100*time.Millisecond {
 		bad("witness_every %s: at least 100ms is needed", every)

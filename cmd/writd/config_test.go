@@ -1,10 +1,13 @@
 package main
 
 import (
+	"crypto/ed25519"
 	"reflect"
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/writ-attestation/writ/verifier/ledger"
 )
 
 // TestExampleConfig holds the commented example against the program: as it
@@ -39,6 +42,10 @@ func TestExampleConfig(t *testing.T) {
 }
 
 func TestBadConfig(t *testing.T) {
+	w, err := ledger.NewWitness("w.example", ed25519.NewKeyFromSeed(make([]byte, 32)))
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct{ text, want string }{
 		{`domain = "prod.example.org"` + "\nlisten_addr = \"x\"", "listen_addr"},
 		{`domain = "Prod.Example.org"`, "lower-case"},
@@ -55,8 +62,11 @@ func TestBadConfig(t *testing.T) {
 		{"domain = \"a.b\"\nretention.evidence = \"10m\"", "at least 1h"},
 		{"domain = \"a.b\"\nretention.entries = \"90d\"", "at least as long"},
 		{"domain = \"a.b\"\n[retention]\nevidence = \"90d\"\nentries = \"30d\"", "at least as long"},
+		{"domain = \"a.b\"\nwitness_max_age = \"1s\"", "four times"},
+		{"domain = \"a.b\"\nwitnesses = \"\"\"\nwitness w WITNESS\nquorum w\n\"\"\"", "without a URL"},
 		{"domain = ", "line 1"},
 	} {
+		c.text = strings.ReplaceAll(c.text, "WITNESS", w.VerifierKey())
 		if _, err := parseConfig([]byte(c.text)); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%q: %v, want an error with %q", c.text, err, c.want)
 		}

@@ -31,7 +31,7 @@ type replica struct {
 	name, common string
 	data, config string
 	cmd          *exec.Cmd
-	url          string
+	url, admin   string
 }
 
 func newReplica(t *testing.T, name, common string) *replica {
@@ -65,13 +65,13 @@ func (r *replica) start() error {
 	lines := bufio.NewScanner(out)
 	for lines.Scan() {
 		said.Write(append(lines.Bytes(), '\n'))
-		var m struct{ Msg, Address string }
+		var m struct{ Msg, Address, Admin string }
 		if json.Unmarshal(lines.Bytes(), &m) == nil && m.Msg == "serving" {
 			go func() {
 				for lines.Scan() { // to the end
 				}
 			}()
-			r.url = "https://" + m.Address
+			r.url, r.admin = "https://"+m.Address, m.Admin
 			return nil
 		}
 	}

@@ -180,7 +180,7 @@ func (v *running) service(ctx context.Context) (*verifier.Service, error) {
 		Root: root, ReplaceRoot: v.newRoot,
 		Domain: c.Domain, Name: c.Name, Issuer: c.issuer(), Build: "writ " + version, Log: v.ledger, Slog: v.log, SinceBoot: sinceBoot,
 		DialPeer: dialPeer,
-		EKRoots:  roots, IAKRoots: devices, EKVendors: bundle, EKIntermediates: intermediates, Issuers: c.issuers(), TokenKeys: v.keys.Tokens, TokenKeyLife: time.Duration(c.TokenKeyLife), KeyOverlap: time.Duration(c.TokenKeyOverlap), ChallengeKey: v.keys.Challenge, KeyIDs: v.keys.IDs(), PeerLogKeys: peers, RetiredLogKeys: retired, Witnesses: c.Witnesses,
+		EKRoots:  roots, IAKRoots: devices, EKVendors: bundle, EKIntermediates: intermediates, Issuers: c.issuers(), TokenKeys: v.keys.Tokens, TokenKeyLife: time.Duration(c.TokenKeyLife), KeyOverlap: time.Duration(c.TokenKeyOverlap), ChallengeKey: v.keys.Challenge, KeyIDs: v.keys.IDs(), PeerLogKeys: peers, RetiredLogKeys: retired, Witnesses: c.Witnesses, WitnessMaxAge: time.Duration(c.WitnessMaxAge),
 		ReferenceKeys: signers, ReferenceThreshold: c.ReferenceThreshold, Approvals: c.Approvals,
 		TokenLife: time.Duration(c.TokenLife), EARProfile: profile, Audiences: c.Audiences, Exchange: c.ExchangeAudiences, Workloads: c.workloads(), SVIDs: v.keys.SVIDs, IssueSVIDs: c.X509SVIDs, MinLevel: c.MinLevel, ProveHaltEvery: time.Duration(c.ProveHaltEvery),
 	})
@@ -236,7 +236,7 @@ func (v *running) serve(ctx context.Context, public, admin string, ready func(pu
 		var asking sync.WaitGroup
 		defer asking.Wait()
 		defer stop()
-		round := witness.New(witness.Config{Log: v.ledger, Policy: policy, Every: time.Duration(v.cfg.WitnessEvery), Keep: v.svc.Witnessed, Slog: v.log})
+		round := witness.New(witness.Config{Log: v.ledger, Policy: policy, Every: time.Duration(v.cfg.WitnessEvery), Again: time.Duration(v.cfg.WitnessMaxAge) / 4, Keep: v.svc.Witnessed, Slog: v.log})
 		asking.Go(func() { round.Run(rounds) })
 	}
 	if keep := v.cfg.Retention.service(); keep != (verifier.Retention{}) {

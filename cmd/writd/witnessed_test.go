@@ -7,17 +7,21 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/writ-attestation/writ/verifier/bundle"
 	"github.com/writ-attestation/writ/verifier/ledger"
+	"github.com/writ-attestation/writ/verifier/protocol"
 )
 
 // TestCheckpointsAreCosigned runs a verifier that names a witness: what it serves
-// carries the cosignature, also after a restart with the witness gone.
+// carries the cosignature, also after a restart with the witness gone. While the
+// witness refuses to cosign, it is not ready.
 func TestCheckpointsAreCosigned(t *testing.T) {
 	t.Parallel()
 	w, err := ledger.NewWitness("w.invalid", ed25519.NewKeyFromSeed(make([]byte, 32)))
@@ -27,6 +31,7 @@ func TestCheckpointsAreCosigned(t *testing.T) {
 	var mu sync.Mutex
 	var vkeys []string
 	var last ledger.Checkpoint
+	var refuses atomic.Bool
 	witness := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		mu.Lock()
 		defer mu.Unlock()
@@ -37,7 +42,7 @@ func TestCheckpointsAreCosigned(t *testing.T) {
 			return
 		}
 		next, err := s.Admit(last, vkeys...)
-		if err != nil {
+		if err != nil || refuses.Load() {
 			rw.WriteHeader(http.StatusUnprocessableEntity)
 			return
 		}
@@ -46,7 +51,7 @@ func TestCheckpointsAreCosigned(t *testing.T) {
 		_, _ = rw.Write(line)
 	}))
 	defer witness.Close()
-	v := newReplica(t, "a", fmt.Sprintf("domain = \"cosigned.invalid\"\nlisten = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\naddresses = [\"127.0.0.1\"]\nwitness_every = \"100ms\"\nwitnesses = \"\"\"\nwitness w %s %s\nquorum w\n\"\"\"\n", w.VerifierKey(), witness.URL))
+	v := newReplica(t, "a", fmt.Sprintf("domain = \"cosigned.invalid\"\nlisten = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\naddresses = [\"127.0.0.1\"]\nwitness_every = \"100ms\"\nwitness_max_age = \"4s\"\nwitnesses = \"\"\"\nwitness w %s %s\nquorum w\n\"\"\"\n", w.VerifierKey(), witness.URL))
 	v.serve()
 	c := operatorClient(t, v.url, filepath.Join(v.data, "operator.pem"))
 	trust, err := c.Domain(t.Context())
@@ -79,6 +84,24 @@ func TestCheckpointsAreCosigned(t *testing.T) {
 			t.Fatal("no proof is cosigned")
 		}
 	}
+	ready := func() string {
+		t.Helper()
+		resp, err := http.Get("http://" + v.admin + "/readyz?verbose")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(body)
+	}
+	eventually(t, "readiness", func() bool { return !strings.Contains(ready(), protocol.Unwitnessed) })
+	refuses.Store(true) // and shows nothing
+	eventually(t, "the end of readiness", func() bool { return strings.Contains(ready(), protocol.Unwitnessed) })
+	refuses.Store(false) // asked again, though the log has not grown
+	eventually(t, "readiness once more", func() bool { return !strings.Contains(ready(), protocol.Unwitnessed) })
 	witness.Close()
 	v.end(syscall.SIGKILL)
 	v.serve()

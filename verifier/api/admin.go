@@ -82,7 +82,7 @@ func (p *probe) run(ctx context.Context, s *Server) []check {
 		stopping = errors.New("shutting down")
 	default:
 	}
-	p.last, p.at = []check{{"keys", keys}, {"log", log}, {"clock", s.svc.ClockSound()}, {"governance", frozen}, {"serving", stopping}}, time.Now()
+	p.last, p.at = []check{{"keys", keys}, {"log", log}, {"clock", s.svc.ClockSound()}, {"governance", frozen}, {"witnesses", s.svc.WitnessSound()}, {"serving", stopping}}, time.Now()
 	return p.last
 }
 

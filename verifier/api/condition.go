@@ -35,10 +35,7 @@ func (c *conditionCollector) Collect(out chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
-	signed, err := s.svc.Cosignatures()
-	if err != nil {
-		s.cfg.Log.WarnContext(context.Background(), "reading cosignatures failed", "error", err)
-	}
+	signed := s.svc.Cosignatures()
 	size, at := uint64(0), int64(0)
 	for _, w := range signed {
 		gauge(cosignedDesc, float64(w.Size), w.Witness)

@@ -71,6 +71,7 @@ var refusals = map[string]struct {
 	protocol.IllegalAct:         {status: http.StatusConflict, title: "The act is not possible now"},
 	protocol.DomainFrozen:       {status: http.StatusServiceUnavailable, title: "The domain is frozen", retry: 30},
 	protocol.ClockUnsound:       {status: http.StatusServiceUnavailable, title: "The verifier's clock is in doubt", retry: 30},
+	protocol.Unwitnessed:        {status: http.StatusServiceUnavailable, title: "The witnesses' quorum is missing", retry: 5},
 	protocol.TokenRevoked:       {status: http.StatusUnauthorized, title: "The token was ended"},
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/writ-attestation/writ/verifier/ledger"
 )
@@ -129,6 +130,37 @@ func (p *Policy) Cosigned(note []byte, vkeys ...string) (by []string, ok bool) {
 		}
 	}
 	return by, !p.Demands() || p.met(p.quorum, have)
+}
+
+// Since is the time up to which the quorum is known to have seen no other history:
+// the oldest cosignature of a checkpoint that it takes, the newest it can do with.
+// Those of after at do not count. Without a quorum in it ok is false.
+func (p *Policy) Since(note []byte, at time.Time, vkeys ...string) (since time.Time, ok bool) {
+	when := map[string]time.Time{}
+	for _, w := range p.Witnesses {
+		if _, t, err := ledger.OpenCosigned(note, w.Key, vkeys...); err == nil && !t.After(at) {
+			when[w.Name] = t
+		}
+	}
+	for _, candidate := range when {
+		have := map[string]bool{}
+		for name, t := range when {
+			have[name] = !t.Before(candidate)
+		}
+		if p.Demands() && p.met(p.quorum, have) && (!ok || candidate.After(since)) {
+			since, ok = candidate, true
+		}
+	}
+	return since, ok
+}
+
+// Reachable reports whether witnesses with an address alone can make the quorum.
+func (p *Policy) Reachable() bool {
+	have := map[string]bool{}
+	for _, w := range p.Witnesses {
+		have[w.Name] = w.URL != ""
+	}
+	return !p.Demands() || p.met(p.quorum, have)
 }
 
 func (p *Policy) met(name string, have map[string]bool) bool {

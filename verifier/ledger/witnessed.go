@@ -31,6 +31,10 @@ func (l *Log) Witnessed(ctx context.Context, note []byte) error {
 	return nil
 }
 
+// Signed returns the latest signed checkpoint without cosignatures: what is shown to
+// witnesses, for of two cosignatures by one of them the first counts.
+func (l *Log) Signed() []byte { return l.current().note }
+
 // Cosigned returns the latest checkpoint that witnesses have cosigned, with their
 // signatures; nil when there is none.
 func (l *Log) Cosigned() []byte {

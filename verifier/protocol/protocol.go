@@ -279,6 +279,7 @@ const (
 	IllegalAct         = "illegal-act"
 	DomainFrozen       = "divergence-detected"
 	ClockUnsound       = "clock-unsound"
+	Unwitnessed        = "witness-quorum-missing"
 	TokenRevoked       = "token-revoked"
 )
 

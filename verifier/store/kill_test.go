@@ -120,7 +120,9 @@ func TestKillNine(t *testing.T) {
 			dir = t.TempDir()
 		}
 		got := killedWriter(t, dir, time.Duration(1+rand.IntN(40))*time.Millisecond)
-		acknowledged += len(got)
+		if acknowledged += len(got); round%100 == 99 {
+			t.Logf("%d kills, %d entries acknowledged", round+1, acknowledged)
+		}
 		s, l := reopen(t, dir)
 		k := ledger.Key{Kind: "count", ID: "all"}
 		row, _, err := l.Get(t.Context(), k)

@@ -4,7 +4,8 @@
 // A witness that refuses is reported and never believed. It is asked what it has
 // cosigned last instead: a checkpoint that this log has signed and contradicts
 // freezes the log, which no other word of a witness does (security rule 25). What it
-// does not cosign lacks its cosignature, which those who demand one will see.
+// does not cosign lacks its cosignature, which those who demand one see: readers of
+// proofs, and the verifier itself, which issues nothing while the quorum is missing.
 package witness
 
 import (
@@ -37,6 +38,7 @@ type Config struct {
 	Log    *ledger.Log
 	Policy *bundle.Policy
 	Every  time.Duration                                // between rounds
+	Again  time.Duration                                // after which a checkpoint is shown once more though the log has not grown; 0: never
 	Keep   func(ctx context.Context, note []byte) error // stores a cosigned checkpoint
 	Slog   *slog.Logger
 }
@@ -47,6 +49,7 @@ type Round struct {
 	http *http.Client
 	size map[string]uint64 // cosigned last, by witness
 	last uint64            // size that all have cosigned
+	at   time.Time         // when they did
 }
 
 // New makes a round. Nothing is sent.
@@ -72,12 +75,12 @@ func (r *Round) Run(ctx context.Context) {
 // Once shows every witness the latest checkpoint and keeps what they cosigned,
 // when that is what the policy demands. The errors are those of single witnesses.
 func (r *Round) Once(ctx context.Context) error {
-	note, vkeys := r.cfg.Log.Checkpoint(), r.cfg.Log.VerifierKeys()
+	note, vkeys := r.cfg.Log.Signed(), r.cfg.Log.VerifierKeys()
 	c, err := ledger.OpenCheckpoint(note, vkeys...)
 	if err != nil {
 		return err
 	}
-	if c.Size == r.last {
+	if c.Size == r.last && (r.cfg.Again == 0 || time.Since(r.at) < r.cfg.Again) {
 		return nil
 	}
 	cosigned := bytes.Clone(note)
@@ -106,7 +109,7 @@ func (r *Round) Once(ctx context.Context) error {
 		}
 	}
 	if len(errs) == 0 {
-		r.last = c.Size
+		r.last, r.at = c.Size, time.Now()
 	}
 	return errors.Join(errs...)
 }
@@ -148,7 +151,7 @@ func (r *Round) ask(ctx context.Context, w bundle.PolicyWitness, note []byte, c 
 // confront holds what a witness has cosigned last against the log. Nothing comes of
 // what the log's keys have not signed, nor of a witness that does not show it.
 func (r *Round) confront(ctx context.Context, w bundle.PolicyWitness) error {
-	origin, _, _ := strings.Cut(string(r.cfg.Log.Checkpoint()), "\n")
+	origin, _, _ := strings.Cut(string(r.cfg.Log.Signed()), "\n")
 	note, err := r.get(ctx, fmt.Sprintf("%s/checkpoint/%x", strings.TrimSuffix(w.URL, "/"), sha256.Sum256([]byte(origin))))
 	if err != nil {
 		return fmt.Errorf("asking what it has cosigned: %w", err)
