@@ -73,7 +73,7 @@ fuzz:
 
 # Tools by the Debian package that brings them: command=package.
 # PostgreSQL's are not in PATH. No package may start a service of its own.
-TOOLS := systemd-analyze=systemd swtpm=swtpm swtpm_setup=swtpm-tools tpm2_checkquote=tpm2-tools gcc=gcc node=nodejs npm=npm strace=strace unshare=util-linux chromium=chromium \
+TOOLS := systemd-analyze=systemd swtpm=swtpm swtpm_setup=swtpm-tools tpm2_checkquote=tpm2-tools gcc=gcc node=nodejs npm=npm strace=strace unshare=util-linux chromium=chromium runc=runc \
 	/usr/sbin/nginx=nginx-light /usr/lib/postgresql/15/bin/postgres=postgresql-15
 
 tools:

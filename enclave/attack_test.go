@@ -259,7 +259,7 @@ func TestRevocationDuringRenewal(t *testing.T) {
 		return 200, map[string]string{"token": a.issue(req)}
 	})
 	<-asked
-	a.push <- a.event(last)
+	e.pushed(a.event(last))
 	now := Now()
 	e.dies(now)
 	e.exits(ExitStopped, "writ: stopped: revoked").stop(CauseRevoked)

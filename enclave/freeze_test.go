@@ -48,7 +48,7 @@ func TestRevokedWhileFrozen(t *testing.T) {
 	e := a.prepare(t, "--freeze-for", "30s").hydra(nil, 10, "sleep")
 	a.answers(unavailable)
 	e.eventually("it is frozen", func() bool { return strings.Contains(e.said(), "frozen at its deadline") })
-	a.push <- a.event(a.lastSeq())
+	e.pushed(a.event(a.lastSeq()))
 	e.exits(ExitStopped, "stopped")
 }
 

@@ -283,6 +283,10 @@ func (a *fakeAgent) set(f func()) {
 	f()
 }
 
+// patient is how long a test waits for what has to come on a machine that has much
+// else to do.
+const patient = 60 * time.Second
+
 // execution is one keeper started as `writ run` would.
 type execution struct {
 	t      testing.TB
@@ -402,7 +406,7 @@ func sleepPast(at Instant) {
 
 func (e *execution) eventually(what string, ok func() bool) {
 	e.t.Helper()
-	for end := Now().Add(10 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+	for end := Now().Add(patient); !ok(); time.Sleep(time.Millisecond) {
 		if Now() > end {
 			e.t.Fatalf("waited in vain until %s\n%s", what, e.said())
 		}
@@ -423,7 +427,7 @@ func (e *execution) exits(code int, says string) *execution {
 	e.t.Helper()
 	select {
 	case <-e.ended:
-	case <-time.After(20 * time.Second):
+	case <-time.After(patient):
 		e.t.Fatalf("the keeper did not end\n%s", e.said())
 	}
 	ws := e.cmd.ProcessState.Sys().(syscall.WaitStatus)
@@ -467,6 +471,18 @@ func (e *execution) stop(cause string) Stop {
 		e.t.Errorf("stop record %+v, expected a confirmed one with cause %q", s, cause)
 	}
 	return s
+}
+
+// pushed has the agent push an event to the keeper.
+func (e *execution) pushed(event string) {
+	e.t.Helper()
+	select {
+	case e.agent.push <- event:
+	case <-e.ended:
+		e.t.Fatalf("nobody listens for an event: the keeper has ended\n%s", e.said())
+	case <-time.After(patient):
+		e.t.Fatalf("nobody listens for an event: the keeper has not connected\n%s", e.said())
+	}
 }
 
 // initPID is the pid of the namespace init: the keeper's only child.

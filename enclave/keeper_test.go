@@ -287,7 +287,7 @@ func TestRevocationStopsAtOnce(t *testing.T) {
 	t.Parallel()
 	a := newAgent(t, 60*time.Second)
 	e := a.prepare(t).hydra(nil, 40, "sleep")
-	a.push <- a.event(a.lastSeq())
+	e.pushed(a.event(a.lastSeq()))
 	now := Now()
 	e.dies(now)
 	e.exits(ExitStopped, "writ: stopped: revoked")
@@ -320,7 +320,7 @@ func TestUnsignedRevocationIgnored(t *testing.T) {
 		"earlier seq":   a.event(a.lastSeq() - 1),
 		"a token":       admissible(a),
 	} {
-		a.push <- event
+		e.pushed(event)
 		e.lives(name)
 	}
 	a.answers(func(request) (int, any) { return 403, map[string]any{"title": "denied", "events": []string{"no"}} })

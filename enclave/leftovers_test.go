@@ -85,7 +85,7 @@ func newWorld() (*world, error) {
 		if err != nil {
 			continue
 		}
-		group := filepath.Join(parent, fmt.Sprintf("%stests-%d", groupPrefix, os.Getpid()))
+		group := filepath.Join(parent, fmt.Sprintf("%s%d-tests", groupPrefix, os.Getpid()))
 		if err := os.Mkdir(group, 0o755); err != nil {
 			return nil, err
 		}
@@ -178,7 +178,7 @@ func runInside(m *testing.M, dir string) int {
 		err = unix.Mount("bpf", at, "bpf", 0, "mode=0700")
 	}
 	if group, no := ownGroup("cgroup", "pids"); no == nil && err == nil {
-		err = os.WriteFile(filepath.Join(group, fmt.Sprintf("%stests-%d", groupPrefix, os.Getppid()), "cgroup.procs"), []byte("0"), 0)
+		err = os.WriteFile(filepath.Join(group, fmt.Sprintf("%s%d-tests", groupPrefix, os.Getppid()), "cgroup.procs"), []byte("0"), 0)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "preparing a world for the tests:", err)

@@ -95,7 +95,7 @@ func TestPinsAreRemoved(t *testing.T) {
 	}
 	e := a.prepare(t, "--level", "E4").hydra(nil, 4, "sleep")
 	dir := ino(e)
-	a.push <- a.event(a.lastSeq())
+	e.pushed(a.event(a.lastSeq()))
 	e.exits(ExitStopped, "revoked")
 	if _, err := os.Stat(dir); err == nil {
 		t.Error("pins are left after a confirmed stop")

@@ -75,7 +75,7 @@ func TestRevocationAtE1(t *testing.T) {
 	t.Parallel()
 	a := newAgent(t, 60*time.Second)
 	e := a.contained(t, "--level", "E1").hydra(container(), 20, "sleep")
-	a.push <- a.event(a.lastSeq())
+	e.pushed(a.event(a.lastSeq()))
 	e.dies(Now().Add(scheduled))
 	e.exits(ExitStopped, "writ: stopped: revoked").stop(CauseRevoked)
 }
