@@ -83,7 +83,7 @@ func (a *fakeAgent) held(t *testing.T, heads int) (*execution, *waiting) {
 
 func TestAdoptedWorkDiesAtDeadline(t *testing.T) {
 	t.Parallel()
-	a := newAgent(t, 3*time.Second)
+	a := newAgent(t, 5*time.Second)
 	e, w := a.held(t, 20)
 	first := a.until()
 	sleepPast(first.Add(300 * time.Millisecond))

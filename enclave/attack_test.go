@@ -217,7 +217,7 @@ func TestRenewalOlderThanTheLease(t *testing.T) {
 // Two renewals of three are lost, and the third is in time.
 func TestRenewalLostTwice(t *testing.T) {
 	t.Parallel()
-	a := newAgent(t, 3*time.Second)
+	a := newAgent(t, 5*time.Second)
 	e := a.prepare(t).hydra(nil, 10, "sleep")
 	first := a.until()
 	lost := 0

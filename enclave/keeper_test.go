@@ -18,7 +18,7 @@ import (
 func TestWorkDiesAtDeadline(t *testing.T) {
 	t.Parallel()
 	a := newAgent(t, 3*time.Second)
-	e := a.prepare(t, "--json-stop").hydra(nil, 60, "sleep")
+	e := a.prepare(t, "--json-stop").hydra(nil, 300, "sleep")
 	a.answers(unavailable)
 	sleepPast(a.until().Add(-time.Second))
 	e.lives("a second before the deadline")
@@ -139,7 +139,7 @@ func TestInitKilled(t *testing.T) {
 
 func TestBusyLoopsDoNotPostponeTheStop(t *testing.T) {
 	t.Parallel()
-	a := newAgent(t, 2*time.Second)
+	a := newAgent(t, 4*time.Second)
 	e := a.prepare(t).hydra(nil, 16, "busy")
 	a.answers(unavailable)
 	e.exits(ExitStopped, "lapsed")
@@ -339,7 +339,7 @@ func admissible(a *fakeAgent) (tok string) {
 
 func TestRenewalKeepsAlive(t *testing.T) {
 	t.Parallel()
-	a := newAgent(t, 2*time.Second)
+	a := newAgent(t, 4*time.Second)
 	e := a.prepare(t).hydra(nil, 10, "sleep")
 	first := a.until()
 	sleepPast(first.Add(1500 * time.Millisecond))

@@ -228,7 +228,7 @@ func (e *execution) groupDirs() (dirs []string) {
 // The whole keeper at E4.
 func TestWorkAtE4(t *testing.T) {
 	t.Parallel()
-	a := newAgent(t, 2*time.Second)
+	a := newAgent(t, 4*time.Second)
 	e := a.prepare(t, "--level", "E4").hydra(nil, 30, "sleep")
 	first := a.until()
 	sleepPast(first.Add(300 * time.Millisecond))

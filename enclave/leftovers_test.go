@@ -24,6 +24,8 @@ const insideVar = "WRIT_TEST_INSIDE"
 // are over.
 func watchTests() int {
 	runtime.LockOSThread() // the tests die with this thread
+	c := make(chan os.Signal, 8) // what is caught here the tests do not find ignored, as in the background of a shell
+	signal.Notify(c, unix.SIGQUIT, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	world, err := newWorld()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "preparing a world for the tests, which need root:", err)
@@ -34,8 +36,6 @@ func watchTests() int {
 		fmt.Fprintln(os.Stderr, "starting the tests:", err)
 		return 1
 	}
-	c := make(chan os.Signal, 8)
-	signal.Notify(c, unix.SIGQUIT, unix.SIGINT, unix.SIGTERM)
 	go func() {
 		for s := range c {
 			_ = unix.Kill(pid, s.(syscall.Signal))

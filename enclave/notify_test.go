@@ -66,7 +66,7 @@ func (m manager) hears(within time.Duration) (state map[string]string, sender in
 // know where to say such things.
 func TestManagerHoldsTheLease(t *testing.T) {
 	t.Parallel()
-	const life = 3 * time.Second
+	const life = 5 * time.Second
 	a := newAgent(t, life)
 	systemd, path := newManager(t, a.dir)
 	e := a.prepare(t)
@@ -74,7 +74,7 @@ func TestManagerHoldsTheLease(t *testing.T) {
 	e.start(nil, "sh", "-c", "echo ${NOTIFY_SOCKET-unset}${WATCHDOG_USEC-unset}; exec sleep 60")
 	ready, renewals := 0, 0
 	for renewals < 3 {
-		state, sender := systemd.hears(20 * time.Second)
+		state, sender := systemd.hears(patient)
 		if state == nil {
 			t.Fatalf("nothing more after %d renewals\n%s", renewals, e.said())
 		}

@@ -57,7 +57,7 @@ func container() *syscall.SysProcAttr {
 
 func TestWorkAtE1(t *testing.T) {
 	t.Parallel()
-	a := newAgent(t, 2*time.Second)
+	a := newAgent(t, 4*time.Second)
 	e := a.contained(t, "--level", "E1").hydra(container(), 20, "sleep")
 	first := a.until()
 	sleepPast(first.Add(300 * time.Millisecond))
