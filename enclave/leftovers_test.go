@@ -23,7 +23,7 @@ const insideVar = "WRIT_TEST_INSIDE"
 // as the parent of whatever they orphan, and fails if anything of it is left when they
 // are over.
 func watchTests() int {
-	runtime.LockOSThread() // the tests die with this thread
+	runtime.LockOSThread()       // the tests die with this thread
 	c := make(chan os.Signal, 8) // what is caught here the tests do not find ignored, as in the background of a shell
 	signal.Notify(c, unix.SIGQUIT, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	world, err := newWorld()

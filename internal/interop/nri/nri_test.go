@@ -112,7 +112,9 @@ func newEngine(t *testing.T) *engine {
 	adaptation.SetPluginRegistrationTimeout(patient)
 	e.Adaptation, err = adaptation.New("containerd", "v2.2.0",
 		func(ctx context.Context, sync adaptation.SyncCB) error { _, err := sync(ctx, nil, nil); return err },
-		func(context.Context, []*adaptation.ContainerUpdate) ([]*adaptation.ContainerUpdate, error) { return nil, nil },
+		func(context.Context, []*adaptation.ContainerUpdate) ([]*adaptation.ContainerUpdate, error) {
+			return nil, nil
+		},
 		adaptation.WithSocketPath(e.socket), adaptation.WithPluginPath(filepath.Join(dir, "none")), adaptation.WithPluginConfigPath(filepath.Join(dir, "none")),
 		adaptation.WithDefaultValidator(&validator.DefaultValidatorConfig{Enable: true, RequiredPlugins: []string{"writ"}}))
 	if err != nil {
