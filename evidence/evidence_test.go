@@ -353,8 +353,15 @@ func FuzzParse(f *testing.F) {
 func FuzzParseRequest(f *testing.F) {
 	f.Add(sample(f).Item(evidence.Ask).Content)
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if r, err := evidence.ParseRequest(b); err == nil && !bytes.Equal(r.Marshal(), b) {
+		r, err := evidence.ParseRequest(b)
+		if err != nil {
+			return
+		}
+		if !bytes.Equal(r.Marshal(), b) {
 			t.Fatalf("read %q, wrote %q", b, r.Marshal())
+		}
+		if general, err := json.Marshal(r); err != nil || !bytes.Equal(general, b) {
+			t.Fatalf("encoding/json writes %s (%v) for %s", general, err, b)
 		}
 	})
 }

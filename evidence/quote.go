@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 
+	"github.com/writ-attestation/writ/internal/jsonform"
 	"github.com/writ-attestation/writ/tpm"
 )
 
@@ -29,11 +30,11 @@ var bankNames = map[tpm.Alg]string{
 // marshal writes the quote as JSON, in one form.
 func (q Quote) marshal() []byte {
 	b := make([]byte, 0, 512+len(q.Node)+2*(len(q.Attest)+len(q.Signature))+128*len(q.Values))
-	b = appendText(append(b, `{"certificate-name":`...), q.Node)
-	b = appendBytes(append(b, `,"nonce-value":`...), q.Nonce)
-	b = appendBytes(append(b, `,"quote-data":`...), q.Attest)
-	b = appendBytes(append(b, `,"quote-signature":`...), q.Signature)
-	b = appendText(append(b, `,"unsigned-pcr-values":[{"tpm20-hash-algo":`...), bankNames[q.Bank])
+	b = jsonform.String(append(b, `{"certificate-name":`...), q.Node)
+	b = jsonform.Bytes(append(b, `,"nonce-value":`...), q.Nonce)
+	b = jsonform.Bytes(append(b, `,"quote-data":`...), q.Attest)
+	b = jsonform.Bytes(append(b, `,"quote-signature":`...), q.Signature)
+	b = jsonform.String(append(b, `,"unsigned-pcr-values":[{"tpm20-hash-algo":`...), bankNames[q.Bank])
 	b = append(b, `,"pcr-values":`...)
 	if len(q.Values) == 0 {
 		return append(b, "null}]}"...)
@@ -47,7 +48,7 @@ func (q Quote) marshal() []byte {
 	for n, i := range pcrs {
 		b = append(b, "[,"[min(n, 1)])
 		b = strconv.AppendInt(append(b, `{"pcr-index":`...), int64(i), 10)
-		b = append(appendBytes(append(b, `,"pcr-value":`...), q.Values[i]), '}')
+		b = append(jsonform.Bytes(append(b, `,"pcr-value":`...), q.Values[i]), '}')
 	}
 	return append(b, "]}]}"...)
 }

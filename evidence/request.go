@@ -3,9 +3,10 @@ package evidence
 import (
 	"bytes"
 	"encoding/base64"
-	"encoding/json"
 	"fmt"
-	"regexp"
+	"strings"
+
+	"github.com/writ-attestation/writ/internal/jsonform"
 )
 
 // Request is what a node asks a token for. It is bound by the quote (or, for a
@@ -25,32 +26,87 @@ type Request struct {
 	ID        string `json:"id"`               // request id: a retry with the same id gets the same token
 }
 
-var (
-	workloadRE = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
-	idRE       = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
-	keyRE      = regexp.MustCompile(`^[A-Za-z0-9_-]{43}$`)
-	levelRE    = regexp.MustCompile(`^E[0-4]$`)
+// What the members are made of, beside letters and digits.
+const (
+	idMarks  = "._-"
+	keyMarks = "_-"
 )
+
+func isDigest(s string) bool {
+	hex, ok := strings.CutPrefix(s, "sha256:")
+	return ok && len(hex) == 64 && strings.Trim(hex, "0123456789abcdef") == ""
+}
+
+// isName reports whether s is from least to most letters, digits and marks.
+func isName(s string, least, most int, marks string) bool {
+	for i := range len(s) {
+		switch c := s[i]; {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', strings.IndexByte(marks, c) >= 0:
+		default:
+			return false
+		}
+	}
+	return len(s) >= least && len(s) <= most
+}
+
+func isID(s string) bool { return isName(s, 1, 64, idMarks) }
+
+// members are the members of a request in their order, the optional ones between
+// audience and level.
+func (r *Request) members() [7]struct {
+	name  string
+	value *string
+} {
+	return [...]struct {
+		name  string
+		value *string
+	}{{"wl", &r.Workload}, {"exec", &r.Execution}, {"keeper", &r.Keeper}, {"key", &r.Key}, {"parent", &r.Parent}, {"image", &r.Image}, {"level", &r.Level}}
+}
 
 // Marshal writes the one encoding ParseRequest accepts.
 func (r Request) Marshal() []byte {
-	b, err := json.Marshal(r)
-	if err != nil {
-		panic("evidence: a request of strings does not marshal: " + err.Error())
+	o := jsonform.In(make([]byte, 0, 256))
+	o.String("audience", r.Audience)
+	for _, m := range r.members() {
+		if *m.value != "" || m.name == "level" {
+			o.String(m.name, *m.value)
+		}
 	}
-	return b
+	o.String("r", r.R)
+	o.String("id", r.ID)
+	return o.End()
 }
 
 // ParseRequest reads and checks a request.
 func ParseRequest(b []byte) (Request, error) {
-	var r Request
-	if err := strict(b, &r); err != nil {
-		return Request{}, fmt.Errorf("reading the request: %w", err)
-	}
+	r := scan(b)
 	if !bytes.Equal(r.Marshal(), b) {
+		r = Request{}
+		if err := strict(b, &r); err != nil {
+			return Request{}, fmt.Errorf("reading the request: %w", err)
+		}
 		return Request{}, fmt.Errorf("reading the request: not in the canonical form")
 	}
 	return r, r.check()
+}
+
+// scan reads a request in the form that Marshal writes; what it makes of any other
+// does not marshal to it.
+func scan(b []byte) (r Request) {
+	c := &cursor{b: b}
+	c.expect(`{"audience":`)
+	r.Audience = c.text()
+	for _, m := range r.members() {
+		if c.skip(`,"` + m.name + `":`) {
+			*m.value = c.text()
+		}
+	}
+	c.expect(`,"r":`)
+	r.R = c.text()
+	c.expect(`,"id":`)
+	r.ID = c.text()
+	c.expect("}")
+	return r
 }
 
 func (r Request) check() error {
@@ -59,14 +115,14 @@ func (r Request) check() error {
 		ok          bool
 	}{
 		{"audience", r.Audience, r.Audience != "" && len(r.Audience) <= 512},
-		{"wl", r.Workload, r.Workload == "" || workloadRE.MatchString(r.Workload)},
-		{"keeper", r.Keeper, r.Keeper == "" || workloadRE.MatchString(r.Keeper)},
-		{"image", r.Image, r.Image == "" || workloadRE.MatchString(r.Image)},
-		{"key", r.Key, r.Key == "" || keyRE.MatchString(r.Key)},
-		{"exec", r.Execution, r.Execution == "" || idRE.MatchString(r.Execution)},
-		{"parent", r.Parent, r.Parent == "" || idRE.MatchString(r.Parent)},
-		{"level", r.Level, levelRE.MatchString(r.Level)},
-		{"id", r.ID, idRE.MatchString(r.ID)},
+		{"wl", r.Workload, r.Workload == "" || isDigest(r.Workload)},
+		{"keeper", r.Keeper, r.Keeper == "" || isDigest(r.Keeper)},
+		{"image", r.Image, r.Image == "" || isDigest(r.Image)},
+		{"key", r.Key, r.Key == "" || isName(r.Key, 43, 43, keyMarks)},
+		{"exec", r.Execution, r.Execution == "" || isID(r.Execution)},
+		{"parent", r.Parent, r.Parent == "" || isID(r.Parent)},
+		{"level", r.Level, len(r.Level) == 2 && r.Level >= "E0" && r.Level <= "E4"},
+		{"id", r.ID, isID(r.ID)},
 	} {
 		if !c.ok {
 			return fmt.Errorf("checking the request: %s %.80q is not allowed", c.name, c.value)

@@ -11,28 +11,8 @@ import (
 // library. It is written, and a quote read, token by token; a renewal spent more
 // on the general ones than on the quote's signature.
 
-// appendText appends s as encoding/json writes it.
-func appendText(b []byte, s string) []byte {
-	if !plain(s) {
-		quoted, err := json.Marshal(s)
-		if err != nil {
-			panic("evidence: a string does not marshal: " + err.Error())
-		}
-		return append(b, quoted...)
-	}
-	return append(append(append(b, '"'), s...), '"')
-}
-
-// appendBytes appends content as encoding/json writes a []byte.
-func appendBytes(b, content []byte) []byte {
-	if content == nil {
-		return append(b, "null"...)
-	}
-	return append(base64.StdEncoding.AppendEncode(append(b, '"'), content), '"')
-}
-
 // plain reports whether text stands for itself in JSON.
-func plain[T string | []byte](s T) bool {
+func plain(s []byte) bool {
 	for i := range len(s) {
 		switch c := s[i]; {
 		case c < ' ' || c > '~', c == '"', c == '\\', c == '<', c == '>', c == '&':
@@ -92,7 +72,7 @@ func (c *cursor) quoted() []byte {
 	return nil
 }
 
-// text reads a string. It can be in another form than appendText writes.
+// text reads a string. It can be in another form than it is written in.
 func (c *cursor) text() (s string) {
 	q := c.quoted()
 	if plain(q) {
@@ -104,7 +84,7 @@ func (c *cursor) text() (s string) {
 	return s
 }
 
-// bytes reads what appendBytes writes; it can be in another form.
+// bytes reads base64; it can be in another form than it is written in.
 func (c *cursor) bytes() []byte {
 	if c.skip("null") {
 		return nil

@@ -16,35 +16,6 @@ import (
 	"github.com/writ-attestation/writ/verifier/token"
 )
 
-// decision is what is stored of one decision beside its log entry: enough to
-// make its Input, its verdict and its token again.
-type decision struct {
-	Input   string        `json:"input,omitempty"`   // blob: storedInput
-	Verdict string        `json:"verdict,omitempty"` // blob: the verdict's bytes
-	Claims  *token.Claims `json:"claims,omitempty"`  // nil: denied
-	KID     string        `json:"kid,omitempty"`     // of the key that was to sign them
-	Key     string        `json:"key,omitempty"`     // thumbprint of the keeper's
-	Base    uint64        `json:"base,omitempty"`    // index of the decision a further token rests on
-}
-
-// storedInput is an appraisal.Input with its bulk by digest.
-type storedInput struct {
-	Evidence  []byte              `json:"evidence"` // the collection without its logs
-	UEFILog   string              `json:"uefi_log,omitempty"`
-	IMALog    []string            `json:"ima_log,omitempty"` // chunks
-	Challenge appraisal.Challenge `json:"challenge"`
-	Enrolment string              `json:"enrolment"`          // blob: the Prior without its Boot
-	Enrolled  uint64              `json:"enrolled,omitempty"` // index of the entry that says so; 0: stored before it was kept
-	Boot      *appraisal.Boot     `json:"boot,omitempty"`
-	Set       string              `json:"set,omitempty"`     // blob: the reference set's envelope
-	Layers    []string            `json:"layers,omitempty"`  // blobs: those of the sets it builds on
-	Lacking   bool                `json:"lacking,omitempty"` // the set named what was not in force
-	EKRoots   []string            `json:"ek_roots"`          // blobs
-	IAKRoots  []string            `json:"iak_roots,omitempty"`
-	Rules     int                 `json:"rules"`
-	At        int64               `json:"at"`
-}
-
 // attempts bounds how often changed state makes one request appraise again.
 const attempts = 4
 
@@ -155,7 +126,7 @@ func (s *Service) appraise(ctx context.Context, r *reads, n *Node, ev *evidence.
 	if n.Doubt {
 		return nil, protocol.Refuse(protocol.NodeNotActive, "node %s had its TPM cleared, copied or restored; an operator must suspend and activate it again, or it must be provisioned anew", n.ID)
 	}
-	jkt, err := token.ThumbprintJWK(ev.Item(evidence.BindKey).Content)
+	jkt, err := s.thumbprint(ev.Item(evidence.BindKey).Content)
 	if err != nil {
 		return nil, &protocol.Refusal{Code: protocol.EvidenceMalformed, Detail: "reading bind-key: " + err.Error()}
 	}
@@ -180,6 +151,19 @@ func (s *Service) appraise(ctx context.Context, r *reads, n *Node, ev *evidence.
 	}
 	a := &appraised{rows: r, node: n, domain: *d, in: in, sent: ev, verdict: auth.Appraise(), jkt: jkt}
 	return a, s.recognize(ctx, a)
+}
+
+// thumbprint is [token.ThumbprintJWK]; an agent shows one key for as long as it runs.
+func (s *Service) thumbprint(jwk []byte) (string, error) {
+	key := "jwk/" + string(jwk)
+	if jkt, ok := s.facts.Recall(key).(string); ok {
+		return jkt, nil
+	}
+	jkt, err := token.ThumbprintJWK(jwk)
+	if err == nil {
+		s.facts.Keep(key, jkt)
+	}
+	return jkt, err
 }
 
 // prior is what an appraisal of the node starts from.
@@ -221,11 +205,10 @@ func (s *Service) record(ctx context.Context, a *appraised, req evidence.Request
 	if err != nil {
 		return nil, err
 	}
-	input := encode(in)
-	verdict := a.verdict.Marshal()
-	blobs = append(blobs, input, verdict)
-	var claims *token.Claims
-	var kid string
+	input, verdict := in.marshal(), hexSum(in.Verdict)
+	blobs = append(blobs, input)
+	d := decision{Input: hexSum(input), Verdict: verdict, Within: true}
+	var due *pledge // nil: denied
 	var node Node
 	var puts []ledger.Put
 	keys := []ledger.Key{nodeKey(a.node.ID), stateKey, referenceKey(a.node.Class)}
@@ -234,27 +217,35 @@ func (s *Service) record(ctx context.Context, a *appraised, req evidence.Request
 		if node, err = s.unchanged(slot, a); err != nil {
 			return ledger.Change{}, err
 		}
-		claims = nil
 		run := node.Run
-		entry, err := s.decide(slot, a, &node, &claims, &kid, req, hexSum(verdict))
-		if err != nil {
+		var entry ledger.Entry
+		if entry, due, err = s.decide(slot, a, &node, req, verdict); err != nil {
 			return ledger.Change{}, err
+		}
+		d := d
+		if due != nil {
+			d.Claims, d.KID = due.claims, due.kid
 		}
 		node.remember(Request{ID: req.ID, Digest: digest, Index: slot.Index})
 		marks := mark(slot, &node, in, stored) // before the row is written
 		puts = node.puts(run)
 		return ledger.Change{Entries: []ledger.Entry{entry}, Puts: append(append(marks, puts...),
-			ledger.Put{Key: decisionKey(node.ID, slot.Index), Value: encode(decision{Input: hexSum(input), Verdict: hexSum(verdict), Claims: claims, KID: kid})})}, nil
+			ledger.Put{Key: decisionKey(node.ID, slot.Index), Value: d.marshal()})}, nil
 	}})
 	if err != nil {
 		return nil, err
 	}
 	s.rows.put(puts[0].Key, seen{puts[0].Value, &node})
 	s.hold(a, &node)
-	if claims != nil {
-		s.deadlines.note(node.ID, claims.Expires)
+	out := &protocol.Outcome{Verdict: in.Verdict, Tier: a.verdict.Tier, At: a.verdict.At, Receipt: receipts[0].Proof}
+	if due == nil {
+		return s.answer(ctx, &node, out, receipts[0].Index)
 	}
-	return s.answer(ctx, &node, claims, kid, verdict, receipts[0].Index, receipts[0].Proof)
+	s.deadlines.note(node.ID, due.claims.Expires)
+	if out.Token, err = s.redeem(due); err != nil {
+		return nil, err
+	}
+	return s.answer(ctx, &node, out, receipts[0].Index)
 }
 
 // unchanged is the look under the head lock at everything the verdict rested on
@@ -267,25 +258,29 @@ func (s *Service) unchanged(slot ledger.Slot, a *appraised) (Node, error) {
 	if !ok || n.Counter != a.node.Counter || n.Status != a.node.Status || n.Class != a.node.Class || !bytes.Equal(n.AK, a.node.AK) {
 		return n, errStale
 	}
-	d, _, err := slotRow[domainState](slot, stateKey)
-	if err != nil {
-		return n, err
+	if !a.rows.holds(slot, stateKey) {
+		d, _, err := slotRow[domainState](slot, stateKey)
+		if err != nil {
+			return n, err
+		}
+		if d != a.domain {
+			return n, errStale
+		}
 	}
-	if d != a.domain {
-		return n, errStale
-	}
-	if d.Frozen && a.verdict.Granted() { // a denial counts all the same
+	if a.domain.Frozen && a.verdict.Granted() { // a denial counts all the same
 		return n, protocol.Refuse(protocol.DomainFrozen, "the domain is frozen: no token is issued until operators lift it")
 	}
 	if err := s.WitnessSound(); err != nil && a.verdict.Granted() {
 		return n, err
 	}
-	ref, _, err := slotRow[activeReference](slot, referenceKey(a.node.Class))
-	if err != nil {
-		return n, err
-	}
-	if ref.Digest != a.setDigest() { // that of its layers is held by the domain's generation
-		return n, errStale
+	if key := referenceKey(a.node.Class); !a.rows.holds(slot, key) {
+		ref, _, err := slotRow[activeReference](slot, key)
+		if err != nil {
+			return n, err
+		}
+		if ref.Digest != a.setDigest() { // that of its layers is held by the domain's generation
+			return n, errStale
+		}
 	}
 	return n, nil
 }
@@ -294,9 +289,8 @@ func (s *Service) unchanged(slot ledger.Slot, a *appraised) (Node, error) {
 // not the one that was judged by.
 func (a *appraised) standing(slot ledger.Slot) (n Node, ok bool, err error) {
 	key := nodeKey(a.node.ID)
-	raw, ok := slot.Row(key)
-	switch same := ok && bytes.Equal(raw, a.rows.rows[key]); {
-	case same:
+	switch _, ok = slot.Row(key); {
+	case a.rows.holds(slot, key):
 		n = *a.node
 		n.Recent = slices.Clip(n.Recent) // what is added must not show in the other
 		return n, true, nil
@@ -307,7 +301,8 @@ func (a *appraised) standing(slot ledger.Slot) (n Node, ok bool, err error) {
 }
 
 // decide changes the node by the verdict and returns the entry that says so.
-func (s *Service) decide(slot ledger.Slot, a *appraised, n *Node, claims **token.Claims, kid *string, req evidence.Request, verdict string) (ledger.Entry, error) {
+// due is the token that is to be signed, nil for a denial.
+func (s *Service) decide(slot ledger.Slot, a *appraised, n *Node, req evidence.Request, verdict string) (entry ledger.Entry, due *pledge, err error) {
 	v := &a.verdict
 	data := bundle.Decision{Decision: v.Decision, Tier: v.Tier, At: v.At, Verdict: verdict, Evidence: v.Inputs.Evidence, References: v.Inputs.References, From: n.Effective(slot.At)}
 	n.Counter++
@@ -326,21 +321,21 @@ func (s *Service) decide(slot ledger.Slot, a *appraised, n *Node, claims **token
 			kind = bundle.Renewed
 		}
 		if err := n.move(Verified, Synchronized); err != nil {
-			return ledger.Entry{}, err
+			return entry, nil, err
 		}
 		if kind == bundle.Issued || n.Run <= a.domain.Since {
 			n.Run = slot.Index
 		}
-		c, signer, err := s.claims(slot, a, n, req, verdict)
-		if err != nil {
-			return ledger.Entry{}, err
+		if due, err = s.claims(slot, a, n, req, verdict); err != nil {
+			return entry, nil, err
 		}
-		*claims, *kid, data.Token = c, signer, based(recordToken(c, req, 0), a.workload, a.keeper)
+		c := due.claims
+		data.Token = based(recordToken(c, req, 0), a.workload, a.keeper)
 		n.Boot, n.JKT, n.Deadline, n.Base = v.Next(), a.jkt, c.Expires, slot.Index
 		a.chunks(n)
 	} else {
 		if err := n.move(FailClosed); err != nil {
-			return ledger.Entry{}, err
+			return entry, nil, err
 		}
 		n.Ended, n.Run = n.Seq, 0
 		if n.Doubt = cloned(v); !n.Doubt {
@@ -350,7 +345,7 @@ func (s *Service) decide(slot ledger.Slot, a *appraised, n *Node, claims **token
 	}
 	n.booted(last, slot.Index)
 	data.To, data.Seq = n.State, n.Seq
-	return s.entry(kind, n.ID, "verifier/"+s.cfg.Name, data), nil
+	return s.entry(kind, n.ID, "verifier/"+s.cfg.Name, data), due, nil
 }
 
 // cloned reports that the counters themselves are in doubt: then nothing of
@@ -403,75 +398,23 @@ func (s *Service) recognize(ctx context.Context, a *appraised) error {
 	return err
 }
 
-// store returns the input to keep, blobs it names that may not be stored yet, and
-// the digests of those among them that are evidence.
-func (s *Service) store(a *appraised) (in *storedInput, blobs [][]byte, stored []string, err error) {
-	bare := evidence.New(a.sent.Quote)
-	for _, l := range []string{evidence.BindKey, evidence.EKCert, evidence.KeyCert, evidence.OSLog, evidence.Ask} {
-		bare.Set(l, a.sent.Item(l))
-	}
-	in = &storedInput{Challenge: a.in.Challenge, Boot: a.in.Prior.Boot, Rules: a.in.Rules, At: a.in.At, Enrolled: a.node.Entry}
-	if in.Evidence, err = bare.Marshal(); err != nil {
-		return nil, nil, nil, err
-	}
-	enrolment := a.in.Prior
-	enrolment.Boot = nil
-	blobs = append(blobs, encode(enrolment))
-	in.Enrolment = hexSum(blobs[0])
-	if it := a.in.Evidence.Item(evidence.UEFILog); it.Content != nil {
-		log, sum := it.Content, it.SHA256()
-		in.UEFILog = hex.EncodeToString(sum[:])
-		if a.sent.Item(evidence.UEFILog).Digest == nil {
-			blobs, stored = append(blobs, log), append(stored, in.UEFILog)
-		}
-	}
-	if list := a.in.Evidence.Item(evidence.IMALog).Content; list != nil {
-		var n uint64
-		if a.shared {
-			in.IMALog, n = slices.Clone(a.node.IMAChunks), a.node.Boot.IMA.Offset
-		}
-		shared := len(in.IMALog)
-		// Proven and unproven bytes are separate blobs, so that the proven one is shared with later decisions.
-		if b := a.verdict.Boot; b != nil && b.IMA != nil && b.IMA.Offset > n {
-			in.IMALog, blobs = append(in.IMALog, hexSum(list[n:b.IMA.Offset])), append(blobs, list[n:b.IMA.Offset])
-			n = b.IMA.Offset
-		}
-		if n < uint64(len(list)) {
-			in.IMALog, blobs = append(in.IMALog, hexSum(list[n:])), append(blobs, list[n:])
-		}
-		stored = append(stored, in.IMALog[shared:]...)
-	}
-	if set := a.in.References.Set; set != nil {
-		in.Set, in.Lacking = set.EnvelopeDigest(), !set.Whole()
-		for _, l := range set.Layers() {
-			in.Layers = append(in.Layers, l.EnvelopeDigest())
-		}
-	}
-	in.EKRoots = s.rootSums
-	for _, r := range a.in.References.IAKRoots {
-		in.IAKRoots = append(in.IAKRoots, hexSum(r))
-	}
-	return in, blobs, stored, nil
-}
-
-// answer signs what was committed.
-func (s *Service) answer(ctx context.Context, n *Node, claims *token.Claims, kid string, verdict []byte, index uint64, receipt string) (*protocol.Outcome, error) {
+// answer completes what was committed: without a token in it, it is a denial.
+func (s *Service) answer(ctx context.Context, n *Node, out *protocol.Outcome, index uint64) (*protocol.Outcome, error) {
 	next, err := s.challenge(n, s.cfg.Now())
 	if err != nil {
 		return nil, err
 	}
-	out := &protocol.Outcome{Verdict: verdict, Receipt: receipt, Challenge: next}
-	if claims == nil {
-		event, err := s.signEvent(ctx, n, "denied", "the node's evidence was denied")
-		if err != nil {
-			return nil, err
-		}
-		out.Events = []string{event}
-		s.hub.publish(index, n.ID, event, s.cfg.Now())
-		return nil, &protocol.Refusal{Code: protocol.PolicyDenied, Detail: why(verdict), Denied: out}
+	out.Challenge = next
+	if out.Token != "" {
+		return out, nil
 	}
-	out.Token, err = s.issue(claims, kid)
-	return out, err
+	event, err := s.signEvent(ctx, n, "denied", "the node's evidence was denied")
+	if err != nil {
+		return nil, err
+	}
+	out.Events = []string{event}
+	s.hub.publish(index, n.ID, event, s.cfg.Now())
+	return nil, &protocol.Refusal{Code: protocol.PolicyDenied, Detail: why(out.Verdict), Denied: out}
 }
 
 // repeat answers a request that was answered before: the same claims while they
@@ -496,17 +439,26 @@ func (s *Service) repeat(ctx context.Context, n *Node, r Request) (*protocol.Out
 			return nil, protocol.Refuse(protocol.TokenRevoked, "the token of request %s was revoked", r.ID)
 		}
 	}
-	var verdict []byte
+	out := new(protocol.Outcome)
 	if d.Verdict != "" {
-		if verdict, err = s.blob(ctx, d.Verdict); err != nil {
+		if out.Verdict, err = s.verdict(ctx, &d); err != nil {
+			return nil, err
+		}
+		var v appraisal.Verdict
+		if err := decode(out.Verdict, &v); err != nil {
+			return nil, fmt.Errorf("reading the verdict of request %s: %w", r.ID, err)
+		}
+		out.Tier, out.At = v.Tier, v.At
+	}
+	if out.Receipt, err = s.log.Prove(ctx, r.Index); err != nil {
+		return nil, err
+	}
+	if d.Claims != nil {
+		if out.Token, err = s.issue(d.Claims, s.signs(&d)); err != nil {
 			return nil, err
 		}
 	}
-	receipt, err := s.log.Prove(ctx, r.Index)
-	if err != nil {
-		return nil, err
-	}
-	return s.answer(ctx, n, d.Claims, s.signs(&d), verdict, r.Index, receipt)
+	return s.answer(ctx, n, out, r.Index)
 }
 
 // signs is the key that signs a stored decision once more: the one of then while its

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -91,10 +90,21 @@ func (c *stateCheck) checkVerdict(ctx context.Context, n *nodeCheck, index uint6
 		bad("its verdict is %s; the entry says %s", row.Verdict, d.Verdict)
 		return
 	}
-	raw, wrong := c.blob(ctx, d.Verdict)
+	name := d.Verdict
+	if row.Within {
+		name = row.Input
+	}
+	raw, wrong := c.blob(ctx, name)
 	if wrong != "" {
 		bad("its verdict %s %s", d.Verdict, wrong)
 		return
+	}
+	if row.Within {
+		var err error
+		if raw, err = verdictIn(raw, d.Verdict); err != nil {
+			bad("its verdict %s: %v", d.Verdict, err)
+			return
+		}
 	}
 	var v appraisal.Verdict
 	if err := json.Unmarshal(raw, &v); err != nil {
@@ -124,10 +134,7 @@ func (c *stateCheck) checkInput(ctx context.Context, row *decision, bad func(str
 		bad("its input %s cannot be read: %v", row.Input, err)
 		return
 	}
-	for _, sum := range slices.Concat([]string{in.UEFILog, in.Enrolment, in.Set}, in.IMALog, in.Layers, in.EKRoots, in.IAKRoots) {
-		if sum == "" {
-			continue
-		}
+	for _, sum := range in.shares() {
 		if wrong := c.lacks(ctx, sum); wrong != "" {
 			bad("evidence %s, which it rests on, %s", sum, wrong)
 		}

@@ -189,7 +189,7 @@ func (d *domain) evidenceGone(n *node) {
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	var row struct{ Input, Verdict string }
+	var row struct{ Input string }
 	var in struct {
 		UEFILog   string `json:"uefi_log"`
 		Enrolment string
@@ -204,7 +204,7 @@ func (d *domain) evidenceGone(n *node) {
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	for _, sum := range append(append([]string{row.Input, row.Verdict, in.UEFILog, in.Enrolment, in.Set}, in.IMALog...), in.EKRoots...) {
+	for _, sum := range append(append([]string{row.Input, in.UEFILog, in.Enrolment, in.Set}, in.IMALog...), in.EKRoots...) {
 		b := d.blob(sum)
 		d.meddle(&ledger.Sweep{Blobs: []ledger.Hash{hash(d.t, sum)}})
 		d.names("evidence "+sum, sum)
@@ -250,17 +250,10 @@ func TestFlippedOnDisk(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	verdict := func() []byte {
-		b, err := d.Bundle(ctx, n.id, -1)
-		if err != nil {
-			t.Fatal(err)
-		}
-		packed, err := st.Pack(b.Verdict)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return packed.Packed
-	}()
+	packed, err := st.Pack(d.inputOf(n, d.index(n)))
+	if err != nil {
+		t.Fatal(err)
+	}
 	entry := size - 1
 	attest := func() error { _, err := d.attest(n); return err }
 	challenged := func() error { _, err := d.Challenge(ctx, n.id, ""); return err }
@@ -280,7 +273,7 @@ func TestFlippedOnDisk(t *testing.T) {
 		{"reference", "writ.db", []byte(`{"generation":1,"digest":"`), "state row reference/grub", true, attest},
 		{"domain", "writ.db", []byte(`"frozen":false,"signer":"`), "state row domain/state", false, nil},
 		{"keys", "writ.db", []byte(`{"challenge":"of the file`), "state row domain/keys", false, nil},
-		{"blob", "writ.db", verdict[:min(len(verdict), 200)], "blob", true, bundled},
+		{"blob", "writ.db", packed.Packed[:200], "blob", true, bundled},
 		{"guard", "guard", []byte("test.invalid/log\n"), "guard file", false, nil},
 	} {
 		d.restore(sound)

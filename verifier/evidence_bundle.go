@@ -47,7 +47,7 @@ func (s *Service) Bundle(ctx context.Context, node string, index int64) (*bundle
 		}
 		return nil, fmt.Errorf("putting together the input of entry %d: %w", index, err)
 	}
-	if b.Verdict, err = s.blob(ctx, d.Verdict); err != nil {
+	if b.Verdict, err = s.verdict(ctx, &d); err != nil {
 		return nil, err
 	}
 	if b.Entry, err = s.log.Entry(ctx, uint64(index)); err != nil {
@@ -98,7 +98,7 @@ func (s *Service) input(ctx context.Context, digest string) (in *appraisal.Input
 		return nil, 0, err
 	}
 	in = &appraisal.Input{Rules: st.Rules, Challenge: st.Challenge, At: st.At}
-	if in.Evidence, err = evidence.Parse(st.Evidence); err != nil {
+	if in.Evidence, err = st.collection(); err != nil {
 		return nil, 0, err
 	}
 	if st.UEFILog != "" {

@@ -46,7 +46,7 @@ func (s *Service) Exchange(ctx context.Context, base *token.Claims, audience, wo
 		if !ok {
 			return ledger.Change{}, protocol.Refuse(protocol.NotEnrolled, "no node %s is enrolled", node)
 		}
-		if err := s.mayDerive(slot, &n, base); err != nil {
+		if _, err := s.mayDerive(slot, &n, base); err != nil {
 			return ledger.Change{}, err
 		}
 		if err := s.mayBe(&n, workload); err != nil {

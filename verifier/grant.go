@@ -21,14 +21,21 @@ import (
 	"github.com/writ-attestation/writ/verifier/token"
 )
 
+// pledge is a token that an entry speaks of and that is not signed yet.
+type pledge struct {
+	claims *token.Claims
+	kid    string // of the key that is to sign
+	input  string // what it signs
+}
+
 // claims completes the claims of a token under the head lock: seq, prev and the
 // index come from there, never from the node (security rule 9).
-func (s *Service) claims(slot ledger.Slot, a *appraised, n *Node, req evidence.Request, verdict string) (*token.Claims, string, error) {
+func (s *Service) claims(slot ledger.Slot, a *appraised, n *Node, req evidence.Request, verdict string) (*pledge, error) {
 	v := &a.verdict
 	iat := slot.At.Unix()
 	exp := min(iat+int64(s.cfg.TokenLife.Seconds()), v.Until, a.in.Challenge.Issued+2*int64(s.cfg.TokenLife.Seconds()))
 	if exp <= iat {
-		return nil, "", protocol.Refuse(protocol.NonceExpired, "what the verdict rests on ended at %d, before a token could be made; attest anew", v.Until)
+		return nil, protocol.Refuse(protocol.NonceExpired, "what the verdict rests on ended at %d, before a token could be made; attest anew", v.Until)
 	}
 	submod := token.Submod{Status: v.Tier, Vector: affirmed(v.Vector), Policies: []string{"urn:sha256:" + v.Inputs.References}}
 	c := &token.Claims{
@@ -40,8 +47,7 @@ func (s *Service) claims(slot ledger.Slot, a *appraised, n *Node, req evidence.R
 	if v.Boot.Key != nil {
 		c.Writ.Key = "tpm"
 	}
-	kid, err := s.personal(slot, n, req, c)
-	return c, kid, err
+	return s.personal(slot, &a.domain, n, req, c)
 }
 
 // affirmed leaves out of a token what its tier does not speak for: claims the
@@ -58,21 +64,17 @@ func affirmed(v appraisal.Vector) token.Vector {
 }
 
 // personal adds what is of this request and this place in the node's chain, and
-// moves the chain on. It returns the id of the key that is to sign.
-func (s *Service) personal(slot ledger.Slot, n *Node, req evidence.Request, c *token.Claims) (kid string, err error) {
-	d, _, err := slotRow[domainState](slot, stateKey)
-	if err != nil {
-		return "", err
-	}
+// moves the chain on. d is the domain's state under the head lock.
+func (s *Service) personal(slot ledger.Slot, d *domainState, n *Node, req evidence.Request, c *token.Claims) (*pledge, error) {
 	if _, err := s.signer(d.Signer); err != nil {
-		return "", err
+		return nil, err
 	}
 	jti := make([]byte, 16)
 	if _, err := io.ReadFull(s.cfg.Rand, jti); err != nil {
-		return "", fmt.Errorf("drawing a token id: %w", err)
+		return nil, fmt.Errorf("drawing a token id: %w", err)
 	}
 	c.Issuer, c.Audience, c.ID = s.cfg.Issuer, req.Audience, base64.RawURLEncoding.EncodeToString(jti)
-	c.Nonce, c.Profile = req.R, s.cfg.EARProfile
+	c.Nonce, c.Profile = req.R, cmp.Or(s.cfg.EARProfile, token.Profile2026)
 	c.Verifier = token.Verifier{Developer: "https://github.com/writ-attestation/writ", Build: s.cfg.Build}
 	n.Seq++
 	w := &c.Writ
@@ -84,11 +86,11 @@ func (s *Service) personal(slot ledger.Slot, n *Node, req evidence.Request, c *t
 	w.Log = token.Log{Origin: s.cfg.Domain + "/log", Index: int64(slot.Index)}
 	input, err := token.Prepare(*c, d.Signer)
 	if err != nil {
-		return "", fmt.Errorf("writing the token: %w", err)
+		return nil, fmt.Errorf("writing the token: %w", err)
 	}
 	sum := token.Digest(input)
 	n.Prev = base64.RawURLEncoding.EncodeToString(sum[:])
-	return d.Signer, nil
+	return &pledge{c, d.Signer, input}, nil
 }
 
 func recordToken(c *token.Claims, req evidence.Request, base uint64) *bundle.Token {
@@ -121,11 +123,10 @@ func (s *Service) Bound(ctx context.Context, base *token.Claims, req evidence.Re
 		return nil, err
 	}
 	digest := hexSum(append(req.Marshal(), x5t...))
-	var claims *token.Claims
-	var kid string
+	var due *pledge
 	var again *Request
 	receipts, err := s.log.Append(ctx, ledger.Draft{Keys: []ledger.Key{nodeKey(node), stateKey}, Build: func(slot ledger.Slot) (ledger.Change, error) {
-		claims, again = nil, nil
+		due, again = nil, nil
 		n, ok, err := slotRow[Node](slot, nodeKey(node))
 		if err != nil {
 			return ledger.Change{}, err
@@ -137,7 +138,8 @@ func (s *Service) Bound(ctx context.Context, base *token.Claims, req evidence.Re
 			again = &r
 			return ledger.Change{}, errAnswered
 		}
-		if err := s.mayDerive(slot, &n, base); err != nil {
+		d, err := s.mayDerive(slot, &n, base)
+		if err != nil {
 			return ledger.Change{}, err
 		}
 		if err := s.mayHalt(slot, &n, req); err != nil {
@@ -151,15 +153,14 @@ func (s *Service) Bound(ctx context.Context, base *token.Claims, req evidence.Re
 		if c.Expires <= c.IssuedAt {
 			return ledger.Change{}, protocol.Refuse(protocol.TokenRevoked, "the base token expired; attest anew")
 		}
-		if kid, err = s.personal(slot, &n, req, &c); err != nil {
+		if due, err = s.personal(slot, &d, &n, req, &c); err != nil {
 			return ledger.Change{}, err
 		}
-		claims = &c
 		n.remember(Request{ID: req.ID, Digest: digest, Index: slot.Index})
 		return ledger.Change{
 			Entries: []ledger.Entry{s.entry(bundle.Admitted, n.ID, "verifier/"+s.cfg.Name, based(recordToken(&c, req, uint64(base.Writ.Log.Index)), workload, keeper))},
 			Puts: []ledger.Put{put(kindNode, n.ID, n),
-				{Key: decisionKey(n.ID, slot.Index), Value: encode(decision{Claims: &c, KID: kid, Key: req.Key, Base: uint64(base.Writ.Log.Index)})}},
+				{Key: decisionKey(n.ID, slot.Index), Value: decision{Claims: &c, KID: due.kid, Key: req.Key, Base: uint64(base.Writ.Log.Index)}.marshal()}},
 		}, nil
 	}})
 	if again != nil {
@@ -168,7 +169,8 @@ func (s *Service) Bound(ctx context.Context, base *token.Claims, req evidence.Re
 	if err != nil {
 		return nil, err
 	}
-	return s.sign(claims, kid, receipts[0].Proof)
+	t, err := s.redeem(due)
+	return &protocol.Grant{Token: t, Receipt: receipts[0].Proof}, err
 }
 
 // mayBind refuses to bind a token to a certificate where the key of cnf must be the
@@ -190,22 +192,22 @@ func (s *Service) mayBind(base *token.Claims, req evidence.Request, x5t string) 
 var errAnswered = fmt.Errorf("this request was answered before")
 
 // mayDerive checks under the head lock that the base token still counts.
-func (s *Service) mayDerive(slot ledger.Slot, n *Node, base *token.Claims) error {
+func (s *Service) mayDerive(slot ledger.Slot, n *Node, base *token.Claims) (domainState, error) {
 	d, _, err := slotRow[domainState](slot, stateKey)
 	if err != nil {
-		return err
+		return d, err
 	}
 	switch {
 	case d.Frozen:
-		return protocol.Refuse(protocol.DomainFrozen, "the domain is frozen: no token is issued until operators lift it")
+		return d, protocol.Refuse(protocol.DomainFrozen, "the domain is frozen: no token is issued until operators lift it")
 	case !n.Legitimate(slot.At):
-		return protocol.Refuse(protocol.TokenRevoked, "node %s is %s (%s)", n.ID, n.Effective(slot.At), n.Status)
+		return d, protocol.Refuse(protocol.TokenRevoked, "node %s is %s (%s)", n.ID, n.Effective(slot.At), n.Status)
 	case base.Writ.Seq <= n.Ended || uint64(base.Writ.Log.Index) != n.Base || base.Confirm.JKT != n.JKT:
-		return protocol.Refuse(protocol.TokenRevoked, "the base token is not the node's latest; attest anew")
+		return d, protocol.Refuse(protocol.TokenRevoked, "the base token is not the node's latest; attest anew")
 	case base.Writ.Epoch != d.Epoch:
-		return protocol.Refuse(protocol.TokenRevoked, "the base token is of epoch %d, the domain is at %d; attest anew", base.Writ.Epoch, d.Epoch)
+		return d, protocol.Refuse(protocol.TokenRevoked, "the base token is of epoch %d, the domain is at %d; attest anew", base.Writ.Epoch, d.Epoch)
 	}
-	return nil
+	return d, nil
 }
 
 func (s *Service) deriveAgain(ctx context.Context, node string, r Request, digest string) (*protocol.Grant, error) {
@@ -223,22 +225,26 @@ func (s *Service) deriveAgain(ctx context.Context, node string, r Request, diges
 	return &protocol.Grant{Token: out.Token, Receipt: out.Receipt}, nil
 }
 
-func (s *Service) sign(c *token.Claims, kid, receipt string) (*protocol.Grant, error) {
-	t, err := s.issue(c, kid)
-	return &protocol.Grant{Token: t, Receipt: receipt}, err
-}
-
-// issue signs claims with the key that was to sign them when they were committed.
-func (s *Service) issue(c *token.Claims, kid string) (string, error) {
-	key, err := s.signer(kid)
+// redeem signs what was committed to.
+func (s *Service) redeem(p *pledge) (string, error) {
+	key, err := s.signer(p.kid)
 	if err != nil {
 		return "", err
 	}
-	t, err := token.Issue(*c, key, s.cfg.Rand)
+	t, err := token.Sign(s.cfg.Rand, p.input, key)
 	if err != nil {
-		return "", fmt.Errorf("signing the token of entry %d: %w", c.Writ.Log.Index, err)
+		return "", fmt.Errorf("signing the token of entry %d: %w", p.claims.Writ.Log.Index, err)
 	}
 	return t, nil
+}
+
+// issue signs stored claims once more.
+func (s *Service) issue(c *token.Claims, kid string) (string, error) {
+	input, err := token.Prepare(*c, kid)
+	if err != nil {
+		return "", fmt.Errorf("writing the token of entry %d: %w", c.Writ.Log.Index, err)
+	}
+	return s.redeem(&pledge{c, kid, input})
 }
 
 // nodeOf is the id in a token's sub.

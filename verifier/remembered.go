@@ -72,6 +72,13 @@ func read[T any](ctx context.Context, r *reads, key ledger.Key) (v *T, ok bool, 
 	return v, true, nil
 }
 
+// holds reports whether a row is the one, under the head lock, that was read.
+func (r *reads) holds(slot ledger.Slot, key ledger.Key) bool {
+	now, ok := slot.Row(key)
+	then, read := r.rows[key]
+	return ok && read && bytes.Equal(now, then)
+}
+
 // current reports whether the rows are those in the store.
 func (r *reads) current(ctx context.Context) (bool, error) {
 	if r.fresh {

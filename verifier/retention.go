@@ -211,11 +211,7 @@ func (p *pruning) decisions(ctx context.Context) error {
 			if err := decode(r.Value, &d); err != nil {
 				return fmt.Errorf("reading decision %s: %w", r.Key.ID, err)
 			}
-			for _, sum := range []string{d.Input, d.Verdict} {
-				if h, ok := digest(sum); ok {
-					sweep.Blobs = append(sweep.Blobs, h)
-				}
-			}
+			sweep.Blobs = append(sweep.Blobs, d.blobs()...)
 			puts = append(puts, ledger.Put{Key: r.Key})
 		}
 		p.done.Decisions, p.done.Blobs = p.done.Decisions+len(puts), p.done.Blobs+len(sweep.Blobs)

@@ -91,7 +91,7 @@ func TestPruneKeepsProofs(t *testing.T) {
 	d.mustGrant(n)
 
 	p := d.prune(90*day, false)
-	if p.Decisions != 1 || p.Blobs != 2 || p.Leaves != 0 || p.Evidence != d.index(n) {
+	if p.Decisions != 1 || p.Blobs != 1 || p.Leaves != 0 || p.Evidence != d.index(n) {
 		t.Errorf("pruning gave up %+v", p)
 	}
 	_, err = d.Bundle(ctx, n.id, int64(old))
@@ -165,7 +165,7 @@ func TestPruneSparesLiveNodes(t *testing.T) {
 		d.mustGrantShot(n, s)
 	}
 	d.pass(2 * day)
-	if p := d.prune(90*day, true); p.Decisions != 2 || p.Blobs != 4 {
+	if p := d.prune(90*day, true); p.Decisions != 2 || p.Blobs != 2 {
 		t.Errorf("pruning gave up %+v, expected the first decisions' own alone", p)
 	}
 	for range 2 {
@@ -187,7 +187,7 @@ func TestPruneSparesLiveNodes(t *testing.T) {
 		m.reboot()
 		_, _ = d.attest(m) // whatever the verdict
 	}
-	if p := d.prune(day, true); p.Decisions != 3 || p.Blobs != 6 {
+	if p := d.prune(day, true); p.Decisions != 3 || p.Blobs != 3 {
 		t.Errorf("pruning gave up %+v", p)
 	}
 	for _, want := range []error{nil, ledger.ErrNotFound} {

@@ -79,7 +79,7 @@ func (s *Service) SVID(ctx context.Context, base *token.Claims, req protocol.SVI
 		if !ok {
 			return ledger.Change{}, s.notEnrolled(node)
 		}
-		if err := s.mayDerive(slot, &n, base); err != nil {
+		if _, err := s.mayDerive(slot, &n, base); err != nil {
 			return ledger.Change{}, err
 		}
 		if err := s.mayBe(&n, req.Workload); err != nil {

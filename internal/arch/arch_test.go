@@ -22,7 +22,7 @@ const module = "github.com/writ-attestation/writ/"
 // absent from its line, is an error: the picture is changed on purpose or not
 // at all. Commands may import anything but what unlinked forbids.
 var layers = map[string]string{
-	"evidence":                 "tpm",
+	"evidence":                 "internal/jsonform tpm",
 	"tpm":                      "",
 	"tpm/eventlog":             "tpm",
 	"tpm/ima":                  "tpm",
@@ -31,16 +31,16 @@ var layers = map[string]string{
 	"tpm/ekroots":              "tpm",
 	"tpm/swtpm":                "tpm tpm/device tpm/eventlog tpm/ima",
 	"verifier/reference":       "tpm tpm/eventlog tpm/ima verifier/rules",
-	"verifier/appraisal":       "tpm tpm/eventlog tpm/ima tpm/oslog evidence verifier/reference verifier/rules",
+	"verifier/appraisal":       "internal/jsonform tpm tpm/eventlog tpm/ima tpm/oslog evidence verifier/reference verifier/rules",
 	"verifier/rules":           "",
-	"verifier/token":           "",
+	"verifier/token":           "internal/jsonform",
 	"verifier/rotation":        "verifier/token",
 	"verifier/ledger":          "",
 	"verifier/store":           "verifier/ledger",
 	"verifier/store/storetest": "verifier/ledger",
 	"verifier/keys":            "internal/durable verifier/token",
 	"verifier/bundle":          "evidence tpm verifier/appraisal verifier/ledger verifier/reference verifier/rotation verifier/token",
-	"verifier":                 "evidence tpm tpm/ekroots tpm/eventlog tpm/ima verifier/appraisal verifier/protocol verifier/bundle verifier/keys verifier/ledger verifier/reference verifier/rotation verifier/token",
+	"verifier":                 "internal/jsonform evidence tpm tpm/ekroots tpm/eventlog tpm/ima verifier/appraisal verifier/protocol verifier/bundle verifier/keys verifier/ledger verifier/reference verifier/rotation verifier/token",
 	"verifier/fleet":           "evidence tpm/ima verifier verifier/appraisal verifier/bundle verifier/ledger verifier/protocol verifier/reference",
 	"verifier/api":             "internal/replay evidence verifier verifier/appraisal verifier/console verifier/fleet verifier/protocol verifier/bundle verifier/keys verifier/ledger verifier/lineage verifier/ssf verifier/token",
 	"verifier/ssf":             "verifier verifier/bundle verifier/protocol verifier/token",
@@ -49,13 +49,14 @@ var layers = map[string]string{
 	"verifier/client":          "evidence verifier/protocol verifier/bundle verifier/keys verifier/ledger verifier/rotation verifier/token",
 	"enclave/gate":             "enclave internal/replay verifier/rotation verifier/token",
 	"internal/durable":         "",
+	"internal/jsonform":        "",
 	"internal/supervised":      "",
 	"internal/replay":          "verifier/token",
 	"internal/hostile":         "verifier/token",
 	"verifier/corim":           "verifier/reference",
 	"verifier/aia":             "",
 	"verifier/packages":        "",
-	"verifier/protocol":        "verifier/rotation",
+	"verifier/protocol":        "internal/jsonform verifier/rotation",
 	"verifier/witness":         "verifier/bundle verifier/ledger",
 	"verifier/lineage":         "verifier/appraisal verifier/bundle verifier/ledger",
 	"attestor":                 "internal/durable verifier/protocol evidence tpm tpm/device tpm/eventlog tpm/ima verifier/bundle verifier/ledger verifier/rotation verifier/token",
@@ -67,7 +68,7 @@ var layers = map[string]string{
 }
 
 // pure packages compute: the same bytes in, the same bytes out.
-var pure = strings.Fields("tpm tpm/ekroots tpm/eventlog tpm/ima tpm/oslog evidence verifier/appraisal verifier/reference verifier/token verifier/bundle verifier/lineage verifier/protocol verifier/rotation verifier/rules")
+var pure = strings.Fields("tpm tpm/ekroots tpm/eventlog tpm/ima tpm/oslog evidence verifier/appraisal verifier/reference verifier/token verifier/bundle verifier/lineage verifier/protocol verifier/rotation verifier/rules internal/jsonform")
 
 // impure imports read the outside world, wait for it, or depend on chance.
 var impure = strings.Fields(`context crypto/rand crypto/tls database/sql io/ioutil log log/slog

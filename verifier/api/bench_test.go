@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/pprof"
 	"slices"
 	"strconv"
 	"strings"
@@ -30,6 +31,10 @@ import (
 // another process, so that what the verifier uses can be told from it.
 const benchDir = "WRIT_BENCH_VERIFIER"
 
+// benchProfile names the file for a profile of that verifier: what makes
+// cmd/writd/default.pgo.
+const benchProfile = "WRIT_BENCH_PROFILE"
+
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(benchDir); dir != "" {
 		if err := serveBench(dir); err != nil {
@@ -44,6 +49,11 @@ func TestMain(m *testing.M) {
 // serveBench serves until its input ends. It prints its address and that of its
 // admin API, and at each line it reads the processor time it has used (ns).
 func serveBench(dir string) error {
+	stop, err := profile(os.Getenv(benchProfile))
+	if err != nil {
+		return err
+	}
+	defer stop()
 	root, err := os.ReadFile(filepath.Join(dir, "root.der"))
 	if err != nil {
 		return err
@@ -75,6 +85,29 @@ func serveBench(dir string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	return errors.Join(v.srv.Shutdown(ctx), <-ended, <-ended)
+}
+
+// profile writes a CPU profile to path until stop, and all that was allocated to
+// path.allocs; "": neither.
+func profile(path string) (stop func(), err error) {
+	if path == "" {
+		return func() {}, nil
+	}
+	f, err := os.Create(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return func() {
+		pprof.StopCPUProfile()
+		f.Close()
+		if f, err := os.Create(path + ".allocs"); err == nil {
+			_ = pprof.Lookup("allocs").WriteTo(f, 0)
+			f.Close()
+		}
+	}, nil
 }
 
 // rig is a verifier in its own process with enrolled nodes, each on its own

@@ -12,6 +12,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/writ-attestation/writ/evidence"
+	"github.com/writ-attestation/writ/verifier/protocol"
 )
 
 const (
@@ -142,6 +143,9 @@ func unique(d *json.Decoder, depth int) error {
 
 // answer writes v as JSON.
 func (q *call) answer(v any) error {
+	if out, ok := v.(*protocol.Outcome); ok { // of every renewal
+		return q.Blob(http.StatusOK, mediaJSON, out.AppendJSON(make([]byte, 0, 1<<13)))
+	}
 	b, err := json.Marshal(v)
 	if err != nil {
 		return fmt.Errorf("writing the answer: %w", err)

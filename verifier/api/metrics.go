@@ -116,9 +116,8 @@ func (m *metrics) attested(body []byte, out *protocol.Outcome, err error, took t
 		m.issued.WithLabelValues("legitimacy").Inc()
 	}
 	if out != nil {
-		result, at := tier(out.Verdict)
-		m.appraisals.WithLabelValues(result).Inc()
-		m.age.Observe(float64(now.Unix() - at))
+		m.appraisals.WithLabelValues(out.Tier).Inc()
+		m.age.Observe(float64(now.Unix() - out.At))
 	}
 }
 

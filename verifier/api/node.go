@@ -236,13 +236,3 @@ func (st stream) write(text string) error {
 	}
 	return st.control.Flush()
 }
-
-// tier is the result in a verdict, and the second it was challenged at.
-func tier(verdict json.RawMessage) (result string, at int64) {
-	var v struct {
-		Tier string `json:"tier"`
-		At   int64  `json:"at"`
-	}
-	_ = json.Unmarshal(verdict, &v) // ours; a figure more or less
-	return v.Tier, v.At
-}

@@ -3,7 +3,6 @@ package appraisal
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 
 	"github.com/writ-attestation/writ/evidence"
 	"github.com/writ-attestation/writ/verifier/reference"
@@ -102,8 +101,9 @@ func (in *Input) digests() Digests {
 		s := in.Evidence.Digest()
 		d.Evidence = hexOf(s)
 	}
-	d.Challenge = jsonDigest(in.Challenge)
-	d.Prior = jsonDigest(in.Prior)
+	form := in.Challenge.AppendJSON(make([]byte, 0, 1<<13))
+	d.Challenge = hexSum(form)
+	d.Prior = hexSum(in.Prior.AppendJSON(form[:0]))
 	if in.References.Set != nil {
 		s := in.References.Set.Digest()
 		d.References = hexOf(s)
@@ -122,14 +122,6 @@ func rootsDigest(roots [][]byte) string {
 		all = append(all, s[:]...)
 	}
 	return hexSum(all)
-}
-
-func jsonDigest(v any) string {
-	b, err := json.Marshal(v)
-	if err != nil {
-		panic("appraisal: an input of plain values does not marshal: " + err.Error())
-	}
-	return hexSum(b)
 }
 
 // hexOf is a digest in hexadecimal.

@@ -1,10 +1,6 @@
 package appraisal
 
-import (
-	"encoding/json"
-
-	"github.com/writ-attestation/writ/verifier/reference"
-)
+import "github.com/writ-attestation/writ/verifier/reference"
 
 // Decisions. A Verdict whose Decision is anything but Grant denies.
 const (
@@ -62,13 +58,7 @@ type Finding struct {
 func (v *Verdict) Granted() bool { return v.Decision == Grant }
 
 // Marshal writes the verdict; equal verdicts have equal bytes.
-func (v *Verdict) Marshal() []byte {
-	b, err := json.Marshal(v)
-	if err != nil {
-		panic("appraisal: a verdict of plain values does not marshal: " + err.Error())
-	}
-	return b
-}
+func (v *Verdict) Marshal() []byte { return v.AppendJSON(make([]byte, 0, 1<<11)) }
 
 // Next is the state of the boot to judge the node's next evidence by, nil when
 // nothing was proven. It carries this boot's IMA findings on.

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/writ-attestation/writ/internal/jsonform"
 	"github.com/writ-attestation/writ/verifier/rotation"
 )
 
@@ -90,6 +91,31 @@ type Outcome struct {
 	Receipt   string          `json:"receipt"`
 	Challenge Challenge       `json:"challenge"`
 	Events    []string        `json:"events,omitempty"`
+
+	// What the verdict says, for whoever counts; not sent.
+	Tier string `json:"-"`
+	At   int64  `json:"-"` // Unix seconds
+}
+
+// AppendJSON appends the outcome as encoding/json writes it; the verdict is in that
+// form already.
+func (o *Outcome) AppendJSON(b []byte) []byte {
+	out := jsonform.In(b)
+	verdict := o.Verdict
+	if verdict == nil {
+		verdict = json.RawMessage("null")
+	}
+	out.Raw("verdict", verdict)
+	out.Filled("token", o.Token)
+	out.String("receipt", o.Receipt)
+	next := jsonform.In(out.Name("challenge").B)
+	next.Bytes("nonce", o.Challenge.Nonce)
+	next.B = append(o.Challenge.Expires.AppendFormat(append(next.Name("expires").B, '"'), time.RFC3339Nano), '"')
+	out.B = next.End()
+	if len(o.Events) > 0 {
+		out.Strings("events", o.Events)
+	}
+	return out.End()
 }
 
 // Grant answers a request for a further token: POST /v1/tokens.
