@@ -42,8 +42,12 @@ func TestMain(m *testing.M) {
 		if os.Getenv(noBPFVar) != "" {
 			withoutBPF()
 		}
-		fmt.Fprintln(os.Stderr, Supervise(keeper, os.Args[1:]))
-		os.Exit(ExitRefused)
+		exit, err := Supervise(keeper, os.Args[1:])
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(ExitRefused)
+		}
+		os.Exit(exit)
 	}
 	if exit, ok := Reenter(); ok { // a part of a keeper that this program plays
 		os.Exit(exit)

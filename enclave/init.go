@@ -12,15 +12,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The keeper's program plays three parts: it is the keeper's supervisor, and the
-// keeper starts itself again as the namespace init. The first argument, which
-// people never give, tells them apart.
+// The keeper's program plays several parts: the keeper starts itself again as the
+// namespace init. The first argument, which people never give, tells them apart.
 const (
-	partInit       = "writ-init"
-	partSupervisor = "writ-supervisor"
-	partGuard      = "writ-guard"     // of a group that the keeper adopted
-	partTrial      = "writ-trial"     // a keeper of ProveHalt
-	partSacrifice  = "writ-sacrifice" // and its work
+	partInit      = "writ-init"
+	partGuard     = "writ-guard"     // of a group that the keeper adopted
+	partTrial     = "writ-trial"     // a keeper of ProveHalt
+	partSacrifice = "writ-sacrifice" // and its work
 )
 
 // Descriptors the keeper leaves to the init.
@@ -46,7 +44,7 @@ type orders struct {
 	ReadWrite  []string `json:"read_write,omitempty"`
 }
 
-// Reenter plays the part of the init or the supervisor if this process was
+// Reenter plays the part of the init, or another, if this process was
 // started for one of them. A program that calls Keep calls it first.
 func Reenter() (exit int, ok bool) {
 	if len(os.Args) < 3 {
@@ -59,18 +57,6 @@ func Reenter() (exit int, ok bool) {
 			return ExitRefused, true
 		}
 		return initMain(o, os.Args[2:]), true
-	case partSupervisor:
-		var fd [3]int
-		for i := range fd {
-			var err error
-			if len(os.Args) != 1+len(fd) {
-				return ExitRefused, true
-			}
-			if fd[i], err = strconv.Atoi(os.Args[1+i]); err != nil {
-				return ExitRefused, true
-			}
-		}
-		return supervise(fd[0], fd[1], fd[2]), true
 	case partGuard:
 		return guardMain(), true
 	case partTrial:

@@ -1,7 +1,6 @@
 package enclave
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -40,16 +39,14 @@ func trySole(said bool) error {
 	if ns, err := os.Readlink("/proc/self/ns/pid"); err != nil || ns == initialPIDNS {
 		return fmt.Errorf("PID 1 is the machine's (%s, %v)", ns, err)
 	}
-	for end := Now().Add(5 * time.Second); Now() < end; time.Sleep(time.Millisecond) { // it is about to become the supervisor
-		line, err := os.ReadFile("/proc/1/cmdline")
-		if err != nil {
-			return fmt.Errorf("looking at PID 1: %w", err)
-		}
-		if bytes.HasPrefix(line, []byte(partSupervisor+"\x00")) {
-			return tryFuse()
-		}
+	name, err := os.ReadFile("/proc/1/comm")
+	if err != nil {
+		return fmt.Errorf("looking at PID 1: %w", err)
 	}
-	return errors.New("PID 1 is not the supervisor of this keeper")
+	if string(name) != nameSupervisor+"\n" {
+		return errors.New("PID 1 is not the supervisor of this keeper")
+	}
+	return tryFuse()
 }
 
 // sole reports whether the container is all that holds the work.

@@ -4,66 +4,56 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
-	"os/signal"
 	"runtime"
-	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
-// Supervise starts the keeper's program with args, and becomes its supervisor:
-// a small process that only waits, passes signals on and knows how to call what
-// killed a keeper that had no time to say it. It returns only if it could not.
-// The keeper dies with its supervisor.
-func Supervise(keeper string, args []string) error {
-	runtime.LockOSThread() // the keeper's parent is this thread, and it executes
-	fd, err := unix.MemfdCreate("writ-memo", unix.MFD_CLOEXEC)
+// nameSupervisor is the name (comm, at most 15 bytes) by which a keeper knows that PID 1
+// is its supervisor.
+const nameSupervisor = "writ-supervisor"
+
+// Supervise starts the keeper's program with args, and waits for it: this process
+// passes signals on and knows how to call what killed a keeper that had no time to say
+// it. It returns the exit code, or an error if it could not start the keeper. The keeper
+// dies with its supervisor.
+func Supervise(keeper string, args []string) (exit int, err error) {
+	runtime.LockOSThread() // the keeper's parent is this thread
+	memo, err := unix.MemfdCreate("writ-memo", unix.MFD_CLOEXEC)
 	if err != nil {
-		return fmt.Errorf("making the supervisor's memo: %w", err)
+		return 0, fmt.Errorf("making the supervisor's memo: %w", err)
 	}
 	theirs, line, err := newLine()
 	if err != nil {
-		return err
+		return 0, err
 	}
-	files := []uintptr{0, 1, 2, uintptr(fd)}
+	files := []uintptr{0, 1, 2, uintptr(memo)}
 	own := []string{keeper, "-memo", "3"}
 	if os.Getpid() == 1 {
 		own = append(own, "-sole")
+		if err := os.WriteFile("/proc/self/comm", []byte(nameSupervisor), 0); err != nil {
+			return 0, fmt.Errorf("naming the supervisor: %w", err)
+		}
+		_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0) // the work may be the same user, and sees us
+		go watchAsInit(memo)
 	}
 	if theirs >= 0 {
 		files, own = append(files, uintptr(theirs)), append(own, "-line", "4")
 	}
+	signals := catch() // they are kept until there is a keeper
 	pid, err := syscall.ForkExec(keeper, append(own, args...), &syscall.ProcAttr{
 		Env:   os.Environ(),
 		Files: files,
 		Sys:   &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL},
 	})
 	if err != nil {
-		return fmt.Errorf("executing %s: %w", keeper, err)
+		return 0, fmt.Errorf("executing %s: %w", keeper, err)
 	}
-	if _, err = unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0); err == nil && line >= 0 {
-		_, err = unix.FcntlInt(uintptr(line), unix.F_SETFD, 0)
+	if theirs >= 0 {
+		_ = unix.Close(theirs) // so that the line ends with the keeper
 	}
-	if err == nil {
-		err = hold()
-	}
-	if err == nil {
-		err = syscall.Exec(keeper, []string{partSupervisor, strconv.Itoa(pid), strconv.Itoa(fd), strconv.Itoa(line)}, os.Environ())
-	}
-	_ = unix.Kill(pid, unix.SIGKILL)
-	return fmt.Errorf("executing %s: %w", keeper, err)
-}
-
-// hold keeps the signals that are passed on waiting in this thread, which is the one
-// that executes, until supervise is there to catch them: the work may be ready before.
-func hold() error {
-	var set unix.Sigset_t
-	for _, s := range forwarded {
-		n := uint(s.(syscall.Signal)) - 1
-		set.Val[n/64] |= 1 << (n % 64)
-	}
-	return unix.PthreadSigmask(unix.SIG_BLOCK, &set, nil)
+	return supervise(pid, memo, line, signals), nil
 }
 
 // note leaves the deadline where the supervisor finds it when the keeper cannot
@@ -85,23 +75,15 @@ func readMemo(memo int) (Instant, bool) {
 
 // supervise waits for the keeper and returns its exit code. A keeper that was
 // killed at its deadline was killed by the kernel's timer.
-func supervise(keeper, memo, line int) int {
-	if os.Getpid() == 1 {
-		_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0) // the work may be the same user, and sees us
-		go watchAsInit(memo)
-	}
+func supervise(keeper, memo, line int, signals <-chan os.Signal) int {
 	told := make(chan struct{})
 	go func() {
 		defer close(told)
 		relay(line)
 	}()
-	c := make(chan os.Signal, 8)
-	for _, s := range forwarded {
-		signal.Notify(c, s)
-	}
 	terminal := foreground() // which reaches the keeper itself with what is typed
 	go func() {
-		for s := range c {
+		for s := range signals {
 			if typed := s == unix.SIGINT || s == unix.SIGQUIT || s == unix.SIGHUP; !typed || !terminal {
 				_ = unix.Kill(keeper, s.(syscall.Signal))
 			}

@@ -1,104 +1,74 @@
-// Command writ is the tool of a node and of its operator: it reads measured-boot
-// logs, collects and verifies evidence, provisions a node and runs work under
-// its token.
-//
-// Data goes to standard output, messages to standard error. Exit codes are the
-// contract of exit.go.
+// Command writ starts work under the keeper (`writ run`), and for every other command
+// becomes writ-tool, which is installed beside it. It is a program of its own because
+// `writ run` is on the way of every execution: what verifies evidence takes longer to
+// get ready than many a command takes to run.
 package main
 
 import (
-	"context"
+	"fmt"
 	"io"
 	"os"
-	"os/signal"
+	"os/exec"
+	"path/filepath"
 	"syscall"
 
-	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/writ-attestation/writ/enclave"
+	"github.com/writ-attestation/writ/internal/launch"
 )
 
-// version is set by the build (-ldflags -X main.version=...).
-var version = "unknown"
-
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-	context.AfterFunc(ctx, stop) // a second signal ends the program as it is
-	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
-	stop()
-	os.Exit(code)
-}
-
-// run executes one command line and returns its exit code.
-func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	root := newRoot()
-	root.SetArgs(args)
-	root.SetIn(stdin)
-	root.SetOut(stdout)
-	root.SetErr(stderr)
-	cmd, err := root.ExecuteContextC(ctx)
-	report(stderr, cmd, err)
-	return exitCode(err)
-}
-
-// newRoot makes the command tree: one constructor per command, listed here.
-func newRoot() *cobra.Command {
-	var config string
-	root := &cobra.Command{
-		Use:   "writ",
-		Short: "Prove what machines run, and let work run only while it is proven",
-		Long: `Writ proves what a machine booted and runs, with its TPM, and lets work run
-only while that proof holds.
-
-Exit codes: 0 legitimate, verified or parsed; 1 error; 2 usage or configuration;
-3 appraised and denied; 4 evidence, signature, proof or log invalid, malformed
-or empty; 5 unreachable or no quorum; 6 divergence; 7 no usable TPM or not
-enrolled; 8 partial.`,
-		Version:       version,
-		SilenceErrors: true,
-		SilenceUsage:  true,
-		RunE:          needsCommand,
-		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
-			return settle(cmd, config)
-		},
+	if exit, ok := run(os.Args[1:]); ok {
+		os.Exit(exit)
 	}
-	root.PersistentFlags().StringVar(&config, "config", os.Getenv("WRIT_CONFIG"), "configuration `file` (default "+defaultConfig+", if there is one)")
-	root.SetVersionTemplate("writ {{.Version}}\n")
-	root.AddCommand(
-		newAgent(),
-		newBundle(),
-		newCollect(),
-		newDev(),
-		newEnclave(),
-		newEventlog(),
-		newPeer(),
-		newVerifier(),
-		newFreeze(false),
-		newFreeze(true),
-		newKeys(),
-		newGate(),
-		newIMA(),
-		newJoinToken(),
-		newSignIn(),
-		newLineage(),
-		newLog(),
-		newNode(),
-		newOCIHook(),
-		newProvision(),
-		newReference(),
-		newRun(),
-		newStatus(),
-		newToken(),
-		newVerify(),
-		newVersion(),
-	)
-	markErrors(root)
-	return root
+	// What could not be done here, writ-tool does again, and says what is wrong with it.
+	tool, err := findTool()
+	if err == nil {
+		err = fmt.Errorf("executing %s: %w", tool, syscall.Exec(tool, os.Args, os.Environ()))
+	}
+	fmt.Fprintf(os.Stderr, "writ: error: %v\n", err)
+	os.Exit(enclave.ExitRefused)
 }
 
-// needsCommand is the RunE of a command that only groups others: running it
-// alone is a mistake, and must not look like success to a script.
-func needsCommand(cmd *cobra.Command, args []string) error {
-	if len(args) > 0 {
-		return usageError(cmd, "unknown command %q", args[0])
+// run is `writ run` as it is meant to be called; anything else is not ok.
+func run(args []string) (exit int, ok bool) {
+	config := os.Getenv("WRIT_CONFIG")
+	global := flags(&config)
+	global.SetInterspersed(false)
+	if global.Parse(args) != nil || global.Arg(0) != "run" {
+		return 0, false
 	}
-	return usageError(cmd, "no command given")
+	var o launch.Options
+	f := flags(&config)
+	o.Flags(f)
+	if f.Parse(global.Args()[1:]) != nil || f.NArg() == 0 || launch.Settle(f, config) != nil || o.Check() != nil {
+		return 0, false
+	}
+	exit, err := o.Run(f.Args())
+	return exit, err == nil
+}
+
+// flags is a set with the one flag that every command has; it says nothing itself.
+func flags(config *string) *pflag.FlagSet {
+	f := pflag.NewFlagSet("writ", pflag.ContinueOnError)
+	f.SetOutput(io.Discard)
+	f.Usage = func() {}
+	f.StringVar(config, "config", *config, "")
+	return f
+}
+
+// findTool prefers the one installed with this program.
+func findTool() (string, error) {
+	if self, err := os.Executable(); err == nil {
+		beside := filepath.Join(filepath.Dir(self), "writ-tool")
+		if _, err := os.Stat(beside); err == nil {
+			return beside, nil
+		}
+	}
+	path, err := exec.LookPath("writ-tool")
+	if err != nil {
+		return "", fmt.Errorf("looking for writ-tool beside writ and in PATH: %w; install it too", err)
+	}
+	return path, nil
 }

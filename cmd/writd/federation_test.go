@@ -172,7 +172,7 @@ func (p *party) lineage(writ, id string) (l lineage.Lineage, errs string) {
 func TestTwoDomains(t *testing.T) {
 	t.Parallel()
 	writ := filepath.Join(t.TempDir(), "writ")
-	if out, err := exec.Command("go", "build", "-o", writ, "../writ").CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", "build", "-o", writ, "../writ-tool").CombinedOutput(); err != nil {
 		t.Fatalf("building writ: %v\n%s", err, out)
 	}
 	b := newParty(t, "b", "public_entries = true\n")

@@ -51,6 +51,7 @@ var layers = map[string]string{
 	"internal/durable":         "",
 	"internal/jsonform":        "",
 	"internal/supervised":      "",
+	"internal/launch":          "enclave",
 	"internal/replay":          "verifier/token",
 	"internal/hostile":         "verifier/token",
 	"verifier/corim":           "verifier/reference",
@@ -102,7 +103,8 @@ var owners = map[string]string{
 	"github.com/prometheus/client_golang": "verifier/api",
 	"github.com/prometheus/client_model":  "verifier/api",
 	"github.com/spf13/cobra":              "cmd/",
-	"github.com/pelletier/go-toml/v2":     "cmd/",
+	"github.com/spf13/pflag":              "internal/launch cmd/",
+	"github.com/pelletier/go-toml/v2":     "internal/launch cmd/",
 	"github.com/cenkalti/backoff/v5":      "attestor enclave verifier/ssf cmd/",
 	"github.com/cilium/ebpf":              "enclave/bpf",
 	"golang.org/x/sys":                    "enclave enclave/bpf tpm/device tpm/swtpm cmd/ attestor attestor/workload",
@@ -118,7 +120,8 @@ var owners = map[string]string{
 
 // unlinked says what a command must not link, directly or not.
 var unlinked = map[string][]string{
-	"cmd/writ":        {"github.com/cilium/ebpf", "github.com/labstack/echo", "modernc.org/sqlite", "github.com/jackc/pgx", "database/sql", "github.com/google/go-tpm-tools", "github.com/veraison/corim", "github.com/containerd/nri", "google.golang.org/grpc"},
+	"cmd/writ":        {"github.com/cilium/ebpf", "github.com/spf13/cobra", "cel.dev/cel-go", "google.golang.org/protobuf", "github.com/google/go-tpm", "github.com/fxamacker/cbor", "github.com/labstack/echo", "golang.org/x/mod"},
+	"cmd/writ-tool":   {"github.com/cilium/ebpf", "github.com/labstack/echo", "modernc.org/sqlite", "github.com/jackc/pgx", "database/sql", "github.com/google/go-tpm-tools", "github.com/veraison/corim", "github.com/containerd/nri", "google.golang.org/grpc"},
 	"cmd/writ-keeper": {"github.com/cilium/ebpf", "github.com/containerd/nri", "github.com/labstack/echo", "github.com/veraison/corim", "modernc.org/sqlite", "github.com/google/go-tpm", "github.com/spf13/cobra", "golang.org/x/mod", "google.golang.org/grpc"},
 }
 

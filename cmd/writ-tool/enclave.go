@@ -8,6 +8,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/writ-attestation/writ/internal/launch"
 )
 
 func newEnclave() *cobra.Command {
@@ -39,12 +41,12 @@ nothing could be tried.`,
 			if b, err := hex.DecodeString(nonce); err != nil || len(b) < 8 || len(b) > 64 {
 				return usageError(cmd, "--nonce %q: expected 8 to 64 bytes in hexadecimal", nonce)
 			}
-			keeper, err := findKeeper()
+			keeper, err := launch.FindKeeper()
 			if err != nil {
 				return exit(exitFailed, err, "")
 			}
 			if socket == "" {
-				socket = defaultSocket()
+				socket = launch.DefaultSocket()
 			}
 			if trust == "" {
 				trust = filepath.Join(state, "trust.json")
@@ -57,7 +59,7 @@ nothing could be tried.`,
 	f.StringVar(&nonce, "nonce", "", "`hex` bytes that whoever asks has drawn")
 	f.StringVar(&level, "level", "E3", "enforcement `level` to prove")
 	f.StringVar(&socket, "socket", "", "`path` of the agent's socket (default as for run)")
-	f.StringVar(&state, "state", defaultState, "state `directory` of the node")
+	f.StringVar(&state, "state", launch.DefaultState, "state `directory` of the node")
 	f.StringVar(&trust, "trust", "", "trust `file` (default trust.json in the state directory)")
 	return cmd
 }

@@ -1,4 +1,4 @@
-package main
+package launch
 
 import (
 	"bytes"
@@ -11,7 +11,7 @@ import (
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
-	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // configurable are the flags that may also be set by the environment
@@ -19,18 +19,19 @@ import (
 // Secrets have no flag, so none can be set here.
 var configurable = []string{"audience", "bank", "domain", "eventlog", "ima", "level", "operator", "oslog", "socket", "state", "tpm", "trust", "verifier"}
 
-const defaultConfig = "/etc/writ/writ.toml"
+// DefaultConfig is read if it is there.
+const DefaultConfig = "/etc/writ/writ.toml"
 
-// settle gives flags that were not set their value: flag > WRIT_* > file >
+// Settle gives flags that were not set their value: flag > WRIT_* > file >
 // default. An unknown key in the file is an error, so that a misspelt setting
 // is not a setting silently ignored.
-func settle(cmd *cobra.Command, path string) error {
+func Settle(flags *pflag.FlagSet, path string) error {
 	file, err := readConfig(path)
 	if err != nil {
-		return exit(exitUsage, err, "")
+		return err
 	}
 	for _, name := range configurable {
-		f := cmd.Flags().Lookup(name)
+		f := flags.Lookup(name)
 		if f == nil || f.Changed {
 			continue
 		}
@@ -42,7 +43,7 @@ func settle(cmd *cobra.Command, path string) error {
 			continue
 		}
 		if err := f.Value.Set(value); err != nil {
-			return exit(exitUsage, fmt.Errorf("setting %s to %q: %w", name, value, err), "")
+			return fmt.Errorf("setting %s to %q: %w", name, value, err)
 		}
 	}
 	return nil
@@ -51,7 +52,7 @@ func settle(cmd *cobra.Command, path string) error {
 func readConfig(path string) (map[string]string, error) {
 	required := path != ""
 	if !required {
-		path = defaultConfig
+		path = DefaultConfig
 	}
 	raw, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) && !required {

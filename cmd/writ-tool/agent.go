@@ -23,6 +23,7 @@ import (
 	"github.com/writ-attestation/writ/attestor"
 	"github.com/writ-attestation/writ/enclave"
 	"github.com/writ-attestation/writ/internal/durable"
+	"github.com/writ-attestation/writ/internal/launch"
 	"github.com/writ-attestation/writ/internal/supervised"
 	"github.com/writ-attestation/writ/tpm"
 	"github.com/writ-attestation/writ/tpm/device"
@@ -85,7 +86,7 @@ enrolled, but pending until an operator approves the node.`,
 	t.add(cmd)
 	dev.add(cmd)
 	f := cmd.Flags()
-	f.StringVar(&state, "state", defaultState, "state `directory` of the node")
+	f.StringVar(&state, "state", launch.DefaultState, "state `directory` of the node")
 	f.StringSliceVar(&verifiers, "verifier", nil, "`URL` of a verifier (repeatable; the first one enrols)")
 	f.StringVar(&joinFile, "join-token-file", "", "`file` with the join token, - for standard input (default WRIT_JOIN_TOKEN)")
 	f.BoolVar(&showEK, "show-ek", false, "print the digest of the TPM's endorsement key and exit")
@@ -256,7 +257,7 @@ Root, the agent's own user and the users of --allow-uid may use the socket.`,
 	}
 	t.add(cmd)
 	f := cmd.Flags()
-	f.StringVar(&state, "state", defaultState, "state `directory` of the node")
+	f.StringVar(&state, "state", launch.DefaultState, "state `directory` of the node")
 	f.StringSliceVar(&verifiers, "verifier", nil, "use these verifier `URL`s instead of those from provisioning")
 	f.StringVar(&socket.Path, "socket", attestor.SocketPath(), "`path` of the socket")
 	f.UintSliceVar(new([]uint), "allow-uid", nil, "let this `user id` use the socket (repeatable)")
