@@ -66,7 +66,7 @@ func (r *replica) file(name string) string { return filepath.Join(r.data, name) 
 func (p *party) executes(id, parent string) string {
 	p.replica.t.Helper()
 	req := p.node.request()
-	req.Execution, req.Parent, req.Audience = id, parent, service
+	req.Execution, req.Parent, req.Audience, req.Workload = id, parent, service, "sha256:"+strings.Repeat("ab", 32)
 	out, err := p.node.http.Token(p.replica.t.Context(), p.base, p.node.key, req)
 	if err != nil {
 		p.replica.t.Fatal(err)
@@ -182,7 +182,7 @@ func TestTwoDomains(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.serve()
-	a := newParty(t, "a", "")
+	a := newParty(t, "a", "[public]\npages = [\"lineage\"]\n")
 	a.end(syscall.SIGTERM)
 	a.common = strings.Replace(a.common, "approvals = 1", "approvals = 2", 1)
 	a.configure()
@@ -222,6 +222,8 @@ func TestTwoDomains(t *testing.T) {
 		t.Errorf("the parents are %+v, unresolved %q\n%s", l.Parents, l.Unresolved, errs)
 	}
 
+	lineageOverDomains(t, a, b)
+
 	b.end(syscall.SIGTERM) // guard file and all: nothing of its own shows it
 	if err := errors.Join(os.RemoveAll(b.data), os.CopyFS(b.data, os.DirFS(old)), lockDown(b.data)); err != nil {
 		t.Fatal(err)
@@ -234,6 +236,7 @@ func TestTwoDomains(t *testing.T) {
 	if l, errs := a.lineage(writ, "child"); len(l.Parents) != 0 || l.Unresolved != "root" || !strings.Contains(errs, "b.invalid is left out: its log has diverged") {
 		t.Errorf("the parents are %+v, unresolved %q\n%s", l.Parents, l.Unresolved, errs)
 	}
+	nothingAbroad(t, a)
 	a.writ(writ, a.file("operator.pem"), 0, "diverged", "peer", "list")
 	a.writ(writ, a.file("operator.pem"), 0, "", "peer", "remove", "b.invalid")
 	a.writ(writ, a.file("operator.pem"), 0, "[]", "peer", "list", "--json")

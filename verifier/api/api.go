@@ -88,6 +88,7 @@ type Server struct {
 	ready   probe
 	figures figures
 	runs    *runs // nil while the page /lineage is closed
+	far     abroad
 	openapi []byte
 	pages   *console.Pages
 
@@ -178,6 +179,7 @@ func (s *Server) background() {
 	}
 	if s.runs != nil {
 		s.running.Go(func() { s.followRuns(ctx) })
+		s.running.Go(func() { s.followAbroad(ctx) })
 	}
 }
 

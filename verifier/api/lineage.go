@@ -37,7 +37,7 @@ type runs struct {
 }
 
 func newRuns() *runs {
-	return &runs{tellers: newLane(toldAtOnce, toldAtOnce*16), index: lineage.NewIndex()}
+	return &runs{tellers: newLane(toldAtOnce, toldAtOnce*16), index: lineage.NewIndex(0)}
 }
 
 // next is the index of the entry that is read next.
@@ -156,6 +156,7 @@ func runsOf(found []lineage.Summary) []protocol.Execution {
 // told is a lineage as it can be told now.
 type told struct {
 	*lineage.Lineage
+	peers                []protocol.ToldPeer
 	children             []lineage.Summary
 	omitted, short, gone int
 }
@@ -194,6 +195,9 @@ func (s *Server) tell(ctx context.Context, exec string, own, others int) (*told,
 	if t.Lineage, err = log.Of(s.svc.Domain(), exec); errors.Is(err, lineage.ErrUnknown) {
 		return nil, fmt.Errorf("telling the lineage of %s: %w", exec, ledger.ErrPruned)
 	}
+	if err == nil {
+		s.abroad(ctx, t, others)
+	}
 	return t, err
 }
 
@@ -206,7 +210,7 @@ func (s *Server) lineage(q *call) error {
 	if err != nil {
 		return err
 	}
-	return q.answer(protocol.Told{Now: s.cfg.Now().Unix(), Lineage: native, Children: runsOf(t.children), Omitted: t.omitted, Gone: t.gone})
+	return q.answer(protocol.Told{Now: s.cfg.Now().Unix(), Lineage: native, Children: runsOf(t.children), Omitted: t.omitted, Gone: t.gone, Peers: nonNil(t.peers)})
 }
 
 // lineageExport writes what the log says, whole or not at all. An in-toto statement

@@ -80,6 +80,7 @@ func (s *Server) publicRoutes() []route {
 		{method: get, path: "/v1/public/executions", auth: public, page: "lineage", cost: searchCost, query: "q node from to before", out: mediaJSON, name: "executions", about: "Find executions, where the page /lineage is open.", gives: protocol.Executions{}, handle: s.executions},
 		{method: get, path: "/v1/public/lineage", auth: public, page: "lineage", cost: lineageCost, query: "exec", out: mediaJSON, name: "lineage", about: "The life of an execution.", gives: protocol.Told{}, handle: s.lineage},
 		{method: get, path: "/v1/public/lineage/export", auth: public, page: "lineage", cost: lineageCost, query: "exec format", out: mediaJSON, name: "lineageExport", about: "The life of an execution as a file: native, in-toto (unsigned) or rfc-eg-0010.", handle: s.lineageExport},
+		{method: get, path: "/v1/public/lineage/entry", auth: public, page: "lineage", cost: lineageCost, query: "domain index", out: mediaJSON, name: "peerEntry", about: "An entry of a recognised domain's log, with its proof.", gives: protocol.PeerEntry{}, handle: s.peerEntry},
 		{method: get, path: "/log/proof/:index", auth: public, out: mediaText, name: "proof", about: "The proof of one entry (c2sp.org/tlog-proof).", handle: s.proof},
 
 		{method: get, path: "/v1/events", auth: operator, roles: parties, stream: true, out: mediaEvents, name: "feed", about: "Follow the signed events that end any node's tokens.", handle: s.feed},

@@ -95,6 +95,19 @@ func (r *Remote) Entries(ctx context.Context, from uint64) ([][]byte, error) {
 	return leaves[from-first:], nil
 }
 
+// Prove returns the proof that entry index stands in the log under the checkpoint, as
+// [Log.Prove] does.
+func (r *Remote) Prove(ctx context.Context, index uint64) (string, error) {
+	if index >= r.Size {
+		return "", fmt.Errorf("proving entry %d of a log of size %d: %w", index, r.Size, ErrNotFound)
+	}
+	path, err := tlog.ProveRecord(int64(r.Size), int64(index), r.hashes(ctx))
+	if err != nil {
+		return "", fmt.Errorf("proving entry %d: %w", index, err)
+	}
+	return Proof{Index: index, Path: path, Note: r.Note}.Marshal(), nil
+}
+
 // Fsck is the function [Fsck] for an outsider: everything is derived again and
 // compared, from the entries or, where those are not for everybody, from their
 // hashes alone.

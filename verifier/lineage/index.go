@@ -19,12 +19,14 @@ type Summary struct {
 	Workload  string `json:"workload,omitempty"`
 	Basis     string `json:"workload_basis"` // as in [Execution]
 	Level     string `json:"level"`
+	Base      uint64 `json:"base"`    // entry of the decision that the first token rests on
 	Entry     uint64 `json:"entry"`   // of the first token
 	Started   int64  `json:"started"` // Unix seconds
 	Expires   int64  `json:"expires"` // of the last token
 	Last      int64  `json:"last"`    // time of the last entry
 	Tokens    int    `json:"tokens"`
 	Ended     bool   `json:"ended"`
+	End       uint64 `json:"end,omitempty"`       // entry of the end
 	Cause     string `json:"cause,omitempty"`     // of the end
 	Confirmed bool   `json:"confirmed,omitempty"` // that nothing of it is left
 	LatencyUS int64  `json:"latency_us,omitempty"`
@@ -49,23 +51,29 @@ const (
 // no entry: what a page shows is read from the log. It forgets the oldest runs when
 // there are too many.
 type Index struct {
-	next   uint64
-	runs   map[string]*run
-	order  []*run // by first token
-	events int
-	most   int // runs
+	next    uint64
+	runs    map[string]*run
+	order   []*run            // by first token
+	strange map[string][]*run // whose parent is in no entry before: by its name
+	events  int
+	most    int // runs
 }
 
 // run is one execution.
 type run struct {
 	Summary
-	base     uint64   // decision that its first token rests on
 	events   []uint64 // indices of its entries
 	children []*run
 }
 
-// NewIndex makes an index without entries.
-func NewIndex() *Index { return &Index{runs: map[string]*run{}, most: maxRuns} }
+// NewIndex makes an index without entries, which keeps the latest runs, at most so many;
+// 0: as many as there may be.
+func NewIndex(most int) *Index {
+	if most <= 0 || most > maxRuns {
+		most = maxRuns
+	}
+	return &Index{runs: map[string]*run{}, strange: map[string][]*run{}, most: most}
+}
 
 // Next is the index of the entry that Add has not seen yet.
 func (x *Index) Next() uint64 {
@@ -107,11 +115,13 @@ func (x *Index) Add(index uint64, leaf ledger.Leaf) error {
 func (x *Index) admit(index uint64, leaf ledger.Leaf, t *bundle.Token, base uint64) {
 	r := x.runs[t.Exec]
 	if r == nil {
-		r = &run{Summary: Summary{Exec: t.Exec, Parent: t.Parent, Node: leaf.Subject, Workload: t.Workload, Basis: none, Level: t.Level, Entry: index, Started: leaf.At}, base: base}
+		r = &run{Summary: Summary{Exec: t.Exec, Parent: t.Parent, Node: leaf.Subject, Workload: t.Workload, Basis: none, Level: t.Level, Base: base, Entry: index, Started: leaf.At}}
 		x.runs[t.Exec] = r
 		x.order = append(x.order, r)
 		if p := x.runs[t.Parent]; p != nil && p != r {
 			p.children, p.Children = append(p.children, r), p.Children+1
+		} else if t.Parent != "" && p == nil {
+			x.strange[t.Parent] = append(x.strange[t.Parent], r)
 		}
 	}
 	if r.Node != leaf.Subject { // the name of another node's run is not taken over
@@ -128,7 +138,7 @@ func (x *Index) end(index uint64, leaf ledger.Leaf, s *bundle.Stop) {
 	if r == nil || r.Node != leaf.Subject {
 		return
 	}
-	r.Ended, r.Cause, r.Confirmed, r.LatencyUS = true, s.Cause, s.Confirmed, s.LatencyUS
+	r.Ended, r.End, r.Cause, r.Confirmed, r.LatencyUS = true, index, s.Cause, s.Confirmed, s.LatencyUS
 	x.note(r, index, leaf.At)
 }
 
@@ -141,6 +151,11 @@ func (x *Index) note(r *run, index uint64, at int64) {
 		old := x.order[0]
 		x.order[0], x.order = nil, x.order[1:]
 		delete(x.runs, old.Exec)
+		if left := slices.DeleteFunc(x.strange[old.Parent], func(r *run) bool { return r == old }); len(left) > 0 {
+			x.strange[old.Parent] = left
+		} else {
+			delete(x.strange, old.Parent)
+		}
 		x.events -= len(old.events)
 	}
 }
@@ -162,6 +177,25 @@ func (x *Index) Find(q Query, limit int) (found []Summary, more bool) {
 		found = append(found, r.Summary)
 	}
 	return found, false
+}
+
+// Has reports whether an execution is known.
+func (x *Index) Has(exec string) bool { return x.runs[exec] != nil }
+
+// Strangers are up to limit executions that name a parent which no entry before theirs
+// knew, as one of another domain is.
+func (x *Index) Strangers(parent string, limit int) []Summary {
+	if x.runs[parent] != nil {
+		return nil // its own
+	}
+	var out []Summary
+	for _, r := range x.strange[parent] {
+		if len(out) == limit {
+			break
+		}
+		out = append(out, r.Summary)
+	}
+	return out
 }
 
 // until is the last moment at which a run can have lived.
@@ -202,7 +236,7 @@ const maxParents = 64
 // some are the decision that a run rests on, up to most of its entries, the first and
 // the last, and the first entries of up to most of its children.
 func (r *run) some(most int) (indices []uint64, left int) {
-	indices = append([]uint64{r.base}, r.events...)
+	indices = append([]uint64{r.Base}, r.events...)
 	if n := len(r.events); n > most {
 		indices = append(indices[:1+most/4], r.events[n-(most-most/4):]...)
 		left = n - most

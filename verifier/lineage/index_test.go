@@ -52,7 +52,7 @@ func ids(found []Summary) string {
 }
 
 func TestFind(t *testing.T) {
-	x := NewIndex()
+	x := NewIndex(0)
 	leaves := grown(t, x)
 	if x.Next() != uint64(len(leaves)) {
 		t.Errorf("next is %d", x.Next())
@@ -91,7 +91,7 @@ func TestFind(t *testing.T) {
 // TestIndexedLineageIsTheWholeLogs: what is told from the entries that the index
 // names is what the whole log tells.
 func TestIndexedLineageIsTheWholeLogs(t *testing.T) {
-	x := NewIndex()
+	x := NewIndex(0)
 	leaves := grown(t, x)
 	tell := func(indices []uint64, exec string) string {
 		var l Log
@@ -130,7 +130,7 @@ func TestIndexedLineageIsTheWholeLogs(t *testing.T) {
 
 // TestManyRuns: an index has an end, and so has what is told of one run.
 func TestManyRuns(t *testing.T) {
-	x := NewIndex()
+	x := NewIndex(0)
 	x.most = 3
 	index := uint64(0)
 	admit := func(exec, parent string) {
@@ -164,5 +164,29 @@ func TestManyRuns(t *testing.T) {
 	admit("y", "x")
 	if some, _, _, _, err := x.Entries("x", 8, 8); err != nil || len(some) == 0 {
 		t.Errorf("%v, %v", some, err)
+	}
+}
+
+// TestStrangers: a child whose parent the log does not have is found by its parent's
+// name, until it is forgotten; one of a known parent is not a stranger's.
+func TestStrangers(t *testing.T) {
+	x := NewIndex(2)
+	for i, run := range [][2]string{{"a", "far"}, {"b", "far"}, {"c", "b"}} {
+		raw, err := json.Marshal(bundle.Token{Exec: run[0], Parent: run[1]})
+		if err == nil {
+			err = x.Add(uint64(i), ledger.Leaf{Kind: bundle.Admitted, Subject: "n", Data: raw})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := []string{"a", "a b", "b"}[i]; ids(x.Strangers("far", 9)) != want {
+			t.Errorf("after %d: %s, want %s", i, ids(x.Strangers("far", 9)), want)
+		}
+	}
+	if got := x.Strangers("b", 9); got != nil || !x.Has("b") || x.Has("a") || x.Has("far") {
+		t.Errorf("%v", got)
+	}
+	if got := x.Strangers("far", 0); len(got) != 0 || len(x.strange) != 1 {
+		t.Errorf("%v of %v", got, x.strange)
 	}
 }

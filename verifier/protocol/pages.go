@@ -56,12 +56,14 @@ type Execution struct {
 	Workload  string `json:"workload,omitempty"`
 	Basis     string `json:"workload_basis"` // "measured", "asserted", "none"
 	Level     string `json:"level"`
+	Base      uint64 `json:"base"`  // entry of the decision that the first token rests on
 	Entry     uint64 `json:"entry"` // of the first token
 	Started   int64  `json:"started"`
 	Expires   int64  `json:"expires"` // of the last token
 	Last      int64  `json:"last"`    // entry
 	Tokens    int    `json:"tokens"`
 	Ended     bool   `json:"ended"`
+	End       uint64 `json:"end,omitempty"` // entry of the end
 	Cause     string `json:"cause,omitempty"`
 	Confirmed bool   `json:"confirmed,omitempty"`
 	LatencyUS int64  `json:"latency_us,omitempty"`
@@ -75,4 +77,26 @@ type Told struct {
 	Children []Execution     `json:"children"`
 	Omitted  int             `json:"omitted"` // entries that are not listed, since there are so many
 	Gone     int             `json:"gone"`    // entries that retention gave up
+	Peers    []ToldPeer      `json:"peers"`   // recognised domains, whose logs were looked at, too
+}
+
+// ToldPeer is a recognised domain, and what its log knows of an execution of this one.
+// That its entries stand there is proven; what they say is that domain's word.
+type ToldPeer struct {
+	Domain   string      `json:"domain"`
+	Size     uint64      `json:"size"`          // entries under the checkpoint that this domain has seen last
+	Seen     int64       `json:"seen"`          // when; Unix seconds
+	Read     uint64      `json:"read"`          // entries read so far
+	Why      string      `json:"why,omitempty"` // why nothing of it is told
+	Parent   bool        `json:"parent"`        // it has the parent that this domain's log has not
+	Children []Execution `json:"children"`      // that name this execution as their parent
+}
+
+// PeerEntry is an entry of a recognised domain's log with its proof, and the trust file
+// that this domain's operators have approved: GET
+// /v1/public/lineage/entry?domain=&index=.
+type PeerEntry struct {
+	Entry   string          `json:"entry"`
+	Receipt string          `json:"receipt"`
+	Trust   json.RawMessage `json:"trust"`
 }
