@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"strconv"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -61,8 +62,9 @@ func Reenter() (exit int, ok bool) {
 		return guardMain(), true
 	case partTrial:
 		level, err := ParseLevel(os.Args[2])
-		if err == nil {
-			err = trial(os.Args[1], level)
+		start, no := time.ParseDuration(os.Args[len(os.Args)-1])
+		if err = errors.Join(err, no); err == nil {
+			err = trial(os.Args[1], level, start)
 		}
 		fmt.Fprintln(os.Stderr, "writ: trying to halt:", err)
 		return ExitRefused, true

@@ -50,6 +50,7 @@ type keeper struct {
 	signals <-chan os.Signal // for the work
 
 	failing  atomic.Bool  // the last renewal failed
+	drained  atomic.Int64 // Instant: the deadline before which the work was asked to end
 	deadline atomic.Int64 // of the last token; the page forgets it when revoked
 	asked    atomic.Int64 // Instant when that token was asked for
 	ordered  atomic.Int64 // Instant of a revocation
@@ -261,8 +262,8 @@ func (k *keeper) hold() bool {
 		}
 		if fds[2].Revents != 0 {
 			k.drain.clear()
-			if k.failing.Load() {
-				k.warn("draining: the token could not be renewed and ends in %v", k.cfg.DrainBefore)
+			if deadline := k.deadline.Load(); k.failing.Load() && k.drained.Swap(deadline) != deadline {
+				k.warn("draining: the token could not be renewed and ends in %v", k.page.deadline().Sub(Now()).Round(time.Millisecond))
 				k.signal(unix.SIGTERM)
 			}
 		}

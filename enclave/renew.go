@@ -92,6 +92,9 @@ func (k *keeper) renewed(err error) {
 	case err == nil && failed:
 		k.warn("renewing: works again")
 	}
+	if deadline := Instant(k.deadline.Load()); err != nil && k.drain.fd >= 0 && Now() >= deadline.Add(-k.cfg.DrainBefore) {
+		_ = k.drain.set(0) // it rang before this was known
+	}
 	if err == nil {
 		runtime.GC() // now, when the deadline is farthest away; see tune
 	}
