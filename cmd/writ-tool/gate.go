@@ -30,6 +30,7 @@ type gateFlags struct {
 	upstream                                     string
 	status                                       string
 	noFeed, certificates                         bool
+	peers                                        []string
 }
 
 func newGate() *cobra.Command {
@@ -53,6 +54,11 @@ names, fetched from the verifier every 10 seconds: where it cannot be had any mo
 nothing passes, unless --status is optional. With --no-feed and --status off, or no
 --verifier, a revoked token passes until it expires.
 
+Tokens of another domain pass where --peer names it, for the same audience and with
+the same proof, as long as the gate's own verifier says of each that it counts: it
+is asked at least every 3 seconds while one is used. What it says ends when the
+domain is removed there, diverges or falls silent (writ peer).
+
 Let only the proxy reach --listen: what it says of a request is believed.`,
 		Example: `  writ gate --trust trust.json --audience https://api.example.org --origin https://api.example.org \
     --proxy caddy --verifier https://verifier.example.org:8443 --operator gate.pem
@@ -73,6 +79,7 @@ Let only the proxy reach --listen: what it says of a request is believed.`,
 	f.StringVar(&g.upstream, "upstream", "", "forward to this `URL` what passes")
 	f.BoolVar(&g.noFeed, "no-feed", false, "do without the feed of revocations")
 	f.StringVar(&g.status, "status", "", "status lists: required, optional or off (default required, off without a verifier)")
+	f.StringArrayVar(&g.peers, "peer", nil, "let tokens of this `domain` pass, which the verifier has recognised (repeatable)")
 	f.StringVar(&g.logs, "log-format", "text", "log as text or json")
 	return cmd
 }
@@ -117,6 +124,7 @@ func (g *gateFlags) run(cmd *cobra.Command) error {
 		go feed(ctx, remote, guard, log)
 	}
 	go guard.KeepStatuses(ctx)
+	go guard.KeepPeers(ctx)
 	srv := guard.Server()
 	defer context.AfterFunc(ctx, func() { srv.Close() })()
 	if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
@@ -138,13 +146,19 @@ func (g *gateFlags) connect(cmd *cobra.Command, cfg *gate.Config) (*client.Clien
 		return nil, usageError(cmd, "--status takes required, optional or off, found %q", status)
 	}
 	cfg.Statuses.Ignored = status == "off"
-	if !cfg.Feed && status == "off" {
+	if !cfg.Feed && status == "off" && len(g.peers) == 0 {
 		return nil, nil
 	}
 	remote, err := g.remote.dial(cmd)
 	if err == nil && status != "off" {
 		cfg.Statuses = gate.Statuses{Optional: status == "optional", Fetch: func(ctx context.Context, uri string) (string, error) {
 			return remote.StatusList(ctx, strings.TrimPrefix(uri, cfg.Issuer))
+		}}
+	}
+	if err == nil && len(g.peers) > 0 {
+		cfg.Peers = gate.Peers{Domains: g.peers, Ask: func(ctx context.Context, tok string) (bool, error) {
+			said, err := remote.Introspect(ctx, tok)
+			return err == nil && said.Active, err
 		}}
 	}
 	return remote, err

@@ -166,7 +166,7 @@ func (p *party) lineage(writ, id string) (l lineage.Lineage, errs string) {
 }
 
 // TestTwoDomains runs two domains with a machine each. One recognises the other by two
-// of its operators, follows its log, takes its tokens at introspection and finds there
+// of its operators, follows its log, takes its tokens at introspection and at a gate, and finds there
 // the parent of an execution; and takes nothing of it any more when that log was put
 // back to an earlier state.
 func TestTwoDomains(t *testing.T) {
@@ -192,6 +192,8 @@ func TestTwoDomains(t *testing.T) {
 
 	parent := b.executes("root", "")
 	a.executes("child", "root")
+	door := newDoorkeeper(t, writ, a, "b.invalid")
+	door.until("a gate's word on a domain that is not recognised", b.node, parent, http.StatusUnauthorized) // 503 until it has heard its verifier
 	trust, err := b.operator.Domain(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -215,6 +217,10 @@ func TestTwoDomains(t *testing.T) {
 	if got := a.asks(parent); !got.Active || got.Issuer != "https://b.invalid" {
 		t.Errorf("a token of the domain that is recognised: %+v", got)
 	}
+	door.until("the gate's consent", b.node, parent, http.StatusNoContent)
+	if code := door.asks(a.node, parent); code != http.StatusUnauthorized {
+		t.Errorf("with a proof by another node's key: %d", code)
+	}
 	if b.asks(a.executes("other", "")).Active {
 		t.Error("a token counts in a domain that has not recognised its issuer")
 	}
@@ -233,6 +239,7 @@ func TestTwoDomains(t *testing.T) {
 	if a.asks(parent).Active {
 		t.Error("a token of a domain whose log was put back counts")
 	}
+	door.until("the gate's refusal", b.node, parent, http.StatusUnauthorized)
 	if l, errs := a.lineage(writ, "child"); len(l.Parents) != 0 || l.Unresolved != "root" || !strings.Contains(errs, "b.invalid is left out: its log has diverged") {
 		t.Errorf("the parents are %+v, unresolved %q\n%s", l.Parents, l.Unresolved, errs)
 	}

@@ -33,10 +33,7 @@ func (g *Gate) decideCertified(ctx context.Context, h http.Header, tok string) (
 	if c := p.claims.Confirm; c.X5T == "" || c.X5T != token.CertificateThumbprint(der) {
 		return nil, unauthenticated("invalid_token", (&token.Error{Code: token.WrongKey, Detail: "the client certificate is not the one the token is bound to"}).Error())
 	}
-	if err := g.stands(ctx, p); err != nil {
-		return nil, err
-	}
-	return p, nil
+	return g.stands(ctx, p)
 }
 
 // certificate is the client certificate of a request in DER, as the proxy tells it.

@@ -56,6 +56,8 @@ type Config struct {
 	Feed bool
 	// Statuses says whether a token's status list is looked at.
 	Statuses Statuses
+	// Peers says of which other domains tokens pass.
+	Peers Peers
 
 	Now func() time.Time // wall clock
 	Log *slog.Logger
@@ -69,6 +71,7 @@ type Gate struct {
 	lists  lists
 	began  time.Time       // by the wall clock, and
 	booted enclave.Instant // by the boot clock: see now
+	asking chan struct{}   // a place for each question about a peer's token
 
 	mu     sync.Mutex // guards what follows
 	keys   token.Keys
@@ -93,6 +96,7 @@ type pass struct {
 	claims   *token.Claims
 	deadline enclave.Instant
 	lease    *enclave.Lease // nil until something is forwarded under it
+	peer     *vouching      // nil: of the gate's own domain
 }
 
 // New returns a gate that lets nothing through that it was not told to expect.
@@ -119,6 +123,9 @@ func New(cfg Config) (*Gate, error) {
 	if (cfg.Statuses.Fetch == nil) != cfg.Statuses.Ignored {
 		return nil, errors.New("a gate needs a way to fetch status lists, or the word that none is looked at")
 	}
+	if (cfg.Peers.Ask == nil) != (len(cfg.Peers.Domains) == 0) {
+		return nil, errors.New("a gate that lets tokens of other domains pass needs their names and a verifier to ask")
+	}
 	book, err := rotation.New(cfg.Domain, rotation.Pins{Log: cfg.LogKeys, Root: cfg.Root, Keys: cfg.Keys})
 	if err != nil {
 		return nil, err
@@ -129,6 +136,7 @@ func New(cfg Config) (*Gate, error) {
 		proofs: replay.Memory{PerKey: 1 << 18},
 		began:  cfg.Now(),
 		booted: enclave.Now(),
+		asking: make(chan struct{}, maxAsking),
 		keys:   cfg.Keys,
 		book:   book,
 		passes: map[[sha256.Size]byte]*pass{},
@@ -252,10 +260,7 @@ func (g *Gate) decide(ctx context.Context, h http.Header, method, path string) (
 	case bad != nil:
 		return nil, unauthenticated("invalid_dpop_proof", bad.Error())
 	}
-	if err := g.stands(ctx, p); err != nil { // last: no stranger makes the gate fetch
-		return nil, err
-	}
-	return p, nil
+	return g.stands(ctx, p) // last: no stranger makes the gate fetch
 }
 
 // admit checks a token, by its signature once, by all else each time.
@@ -269,11 +274,20 @@ func (g *Gate) admit(tok string, now time.Time) (*pass, *refusal) {
 	p := g.passes[id]
 	if p == nil {
 		asked := enclave.Now()
-		claims, err := token.Verify(tok, g.keys, g.expect, now)
-		if err != nil {
-			return nil, unauthenticated("invalid_token", err.Error())
+		claims := g.ofPeer(tok)
+		p = &pass{id: id}
+		if claims != nil {
+			p.peer = &vouching{tok: tok}
+		} else {
+			var err error
+			if claims, err = token.Verify(tok, g.keys, g.expect, now); err != nil {
+				return nil, unauthenticated("invalid_token", err.Error())
+			}
 		}
-		p = &pass{id: id, claims: claims, deadline: asked.Add(time.Unix(claims.Expires, 0).Sub(now))}
+		p.claims, p.deadline = claims, asked.Add(time.Unix(claims.Expires, 0).Sub(now))
+	}
+	if p.peer != nil {
+		return p, g.admitPeer(p, now)
 	}
 	c := p.claims
 	switch {
@@ -339,7 +353,7 @@ func (g *Gate) leased(p *pass) (*enclave.Lease, error) {
 	}
 	if p.lease == nil {
 		l := new(enclave.Lease)
-		if err := l.Renew(p.deadline); err != nil {
+		if err := l.Renew(p.until()); err != nil {
 			return nil, err
 		}
 		p.lease = l

@@ -110,8 +110,20 @@ func (g *Gate) refresh(ctx context.Context, uri string, l *list) {
 	l.last, l.due = got, asked.Add(keep)
 }
 
-// stands looks up the status of a token that is good in all else.
-func (g *Gate) stands(ctx context.Context, p *pass) *refusal {
+// stands looks up the status of a token that is good in all else. It returns the pass
+// that goes on.
+func (g *Gate) stands(ctx context.Context, p *pass) (*pass, *refusal) {
+	if p.peer != nil {
+		return g.vouched(ctx, p)
+	}
+	if no := g.listed(ctx, p); no != nil {
+		return nil, no
+	}
+	return p, nil
+}
+
+// listed looks a token of the gate's own domain up in its status list.
+func (g *Gate) listed(ctx context.Context, p *pass) *refusal {
 	s := g.cfg.Statuses
 	if s.Ignored {
 		return nil
@@ -157,16 +169,11 @@ func (g *Gate) KeepStatuses(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		g.mu.Lock()
-		var held []*pass
-		for _, p := range g.passes {
-			if p.lease != nil {
-				held = append(held, p)
+		for _, p := range g.forwarding() {
+			if p.peer != nil {
+				continue
 			}
-		}
-		g.mu.Unlock()
-		for _, p := range held {
-			if no := g.stands(ctx, p); no != nil { // unverifiable too: what is required and cannot be had
+			if no := g.listed(ctx, p); no != nil { // unverifiable too: what is required and cannot be had
 				g.mu.Lock()
 				g.drop(p)
 				g.mu.Unlock()

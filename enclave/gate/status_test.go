@@ -182,12 +182,12 @@ func TestStatusListCutsForwarding(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if no := g.stands(t.Context(), pass); no != nil || !lease.Valid() {
+	if _, no := g.stands(t.Context(), pass); no != nil || !lease.Valid() {
 		t.Fatalf("%+v", no)
 	}
 	p.set(func() { p.status = token.Invalid })
 	g.forget()
-	if no := g.stands(t.Context(), pass); no == nil || lease.Valid() {
+	if _, no := g.stands(t.Context(), pass); no == nil || lease.Valid() {
 		t.Error("it goes on")
 	}
 }

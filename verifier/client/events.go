@@ -45,6 +45,12 @@ func (c *Client) StatusList(ctx context.Context, path string) (string, error) {
 	return string(raw), err
 }
 
+// Introspect asks whether a token counts now (RFC 7662), of whichever domain it is.
+func (c *Client) Introspect(ctx context.Context, tok string) (*protocol.Introspection, error) {
+	form := url.Values{"token": {tok}}
+	return exchange[protocol.Introspection](ctx, c, call{method: http.MethodPost, path: "/oauth2/introspect", media: "application/x-www-form-urlencoded", body: []byte(form.Encode())}, nil)
+}
+
 // Feed tells f of the events about all nodes, kind "revocation", first those said
 // before; then, once, kind "since": the Unix second since when there were no
 // others; and, first and when it changes, of what the log proves of the token keys,
