@@ -38,6 +38,10 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, containMain())
 		os.Exit(ExitRefused)
 	}
+	if dir := os.Getenv(bootVar); dir != "" { // this process is PID 1 of a machine
+		fmt.Fprintln(os.Stderr, bootMain(dir))
+		os.Exit(ExitRefused)
+	}
 	if keeper := os.Getenv("WRIT_TEST_SUPERVISE"); keeper != "" { // this process is `writ run`
 		if os.Getenv(noBPFVar) != "" {
 			withoutBPF()
@@ -116,6 +120,7 @@ type fakeAgent struct {
 	keepers []string
 	latest  Instant // no token given so far is valid for longer than this
 	stops   []Stop
+	denied  bool // as its status says
 
 	push   chan string
 	server *http.Server
@@ -151,19 +156,22 @@ func newAgent(t testing.TB, life time.Duration) *fakeAgent {
 }
 
 // serve listens on the agent's socket.
-func (a *fakeAgent) serve(t testing.TB) {
+func (a *fakeAgent) serve(t testing.TB) { a.serveAt(t, a.socket) }
+
+func (a *fakeAgent) serveAt(t testing.TB, socket string) {
 	t.Helper()
-	l, err := net.Listen("unix", a.socket)
+	l, err := net.Listen("unix", socket)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Chmod(a.socket, 0o666); err != nil { // for the unprivileged
+	if err := os.Chmod(socket, 0o666); err != nil { // for the unprivileged
 		t.Fatal(err)
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /v1/lease", a.serveLease)
 	mux.HandleFunc("POST /v1/stops", a.serveStop)
 	mux.HandleFunc("GET /v1/watch", a.serveWatch)
+	mux.HandleFunc("GET /v1/status", a.serveStatus)
 	s := &http.Server{Handler: mux}
 	a.server = s
 	go s.Serve(l)
@@ -246,6 +254,12 @@ func (a *fakeAgent) serveStop(w http.ResponseWriter, r *http.Request) {
 	}
 	a.stops = append(a.stops, s)
 	w.WriteHeader(http.StatusNoContent)
+}
+
+func (a *fakeAgent) serveStatus(w http.ResponseWriter, _ *http.Request) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	_ = json.NewEncoder(w).Encode(map[string]any{"node": "n", "legitimate": !a.denied, "expires": time.Now().Unix() + 60, "problem": "policy-denied: PCR 4"})
 }
 
 func (a *fakeAgent) serveWatch(w http.ResponseWriter, r *http.Request) {

@@ -27,7 +27,7 @@ func TestUnits(t *testing.T) {
 		}
 	}
 	found, err := filepath.Glob(units + "/*.service")
-	if err != nil || len(found) != 4 {
+	if err != nil || len(found) != 5 {
 		t.Fatalf("units %v, %v", found, err)
 	}
 	var copies []string
