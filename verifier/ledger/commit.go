@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/mod/sumdb/tlog"
@@ -60,8 +61,8 @@ type part struct {
 // run is the committer: one transaction at a time, each for all drafts that are
 // waiting when it has the head lock. What is committed goes on to be shown while
 // the next transaction runs.
-func (l *Log) run(ctx context.Context, shown chan<- committed) {
-	defer close(shown)
+func (l *Log) run(ctx context.Context, shown *showing) {
+	defer close(shown.next)
 	tip := l.current()
 	for {
 		select {
@@ -80,40 +81,73 @@ type committed struct {
 	failed refusals
 }
 
-// showAll is the second half of the committer. In the order of the commits it
-// guards each head, makes it the one that readers see, and only then answers: the
-// guard file is written while the next transaction is, but before anybody is told.
-// A crash between leaves the store ahead of the guard file, which is no rollback,
-// and nobody with an answer. After one that could not be guarded none is.
-func (l *Log) showAll(ctx context.Context, shown <-chan committed) {
-	for c := range shown {
+// showing is the way of heads from the committer to showAll.
+type showing struct {
+	next chan committed
+	left atomic.Int64 // not yet shown; grown by the committer alone
+}
+
+// pass has a batch shown: by showAll, beside the next transaction, or here when
+// nobody waits for that one. To hand it over costs more than the rest of an
+// append does without its disk.
+func (l *Log) pass(shown *showing, c committed) {
+	if shown.left.Load() == 0 && l.queue.length() == 0 {
+		l.reveal(c)
+		return
+	}
+	shown.hand(c)
+}
+
+func (s *showing) hand(c committed) {
+	s.left.Add(1)
+	s.next <- c
+}
+
+// showAll is the second half of the committer.
+func (l *Log) showAll(ctx context.Context, shown *showing) {
+	for c := range shown.next {
 		if c.batch == nil {
 			l.follow(ctx, c.head, c.failed)
-			continue
+		} else {
+			l.reveal(c)
 		}
-		if err := l.show(c.head); err != nil {
-			err = fmt.Errorf("committed, but not guarded: %w: %w", ErrUnknown, err)
-			for _, p := range c.batch.parts {
-				p.answer <- answer{err: err}
-			}
-			c.failed.sendInstead(err)
-			continue
-		}
-		c.failed.send()
+		shown.left.Add(-1)
+	}
+}
+
+// reveal, in the order of the commits, guards a head, makes it the one that
+// readers see, and only then answers: the guard file may be written while the
+// next transaction is, but before anybody is told. A crash between leaves the
+// store ahead of the guard file, which is no rollback, and nobody with an answer.
+// After one that could not be guarded none is.
+func (l *Log) reveal(c committed) {
+	if err := l.show(c.head); err != nil {
+		err = fmt.Errorf("committed, but not guarded: %w: %w", ErrUnknown, err)
 		for _, p := range c.batch.parts {
-			p.answer <- answer{first: p.first, entries: p.entries, tree: c.batch.tree, note: c.batch.Head.Note}
+			p.answer <- answer{err: err}
 		}
+		c.failed.sendInstead(err)
+		return
+	}
+	c.failed.send()
+	for _, p := range c.batch.parts {
+		p.answer <- answer{first: p.first, entries: p.entries, tree: c.batch.tree, note: c.batch.Head.Note}
 	}
 }
 
 // commit runs one transaction. Everybody whose draft it took is answered by it, or
 // when what it committed is shown. tip is the head as this process last committed
 // or read it; the new one is returned.
-func (l *Log) commit(ctx context.Context, tip *head, shown chan<- committed) *head {
-	tx, err := l.store.Begin(ctx)
+func (l *Log) commit(ctx context.Context, tip *head, shown *showing) *head {
+	var likely []Key
+	known := 0
+	if _, ok := l.store.(Shared); ok { // rows are a round trip away
+		likely, known = l.queue.keys()
+	}
+	tx, err := l.store.Begin(ctx, likely...)
 	// The queue is taken under the lock, not before: what came during the wait
 	// goes along, and a draft that was taken always gets its answer from here.
-	requests := l.queue.take()
+	requests := l.queue.take(known)
 	if err != nil {
 		refuse(requests, fmt.Errorf("locking the head: %w", err))
 		return tip
@@ -134,7 +168,7 @@ func (l *Log) commit(ctx context.Context, tip *head, shown chan<- committed) *he
 	built, refused := b.build(requests)
 	if len(built) == 0 {
 		tx.Rollback()
-		shown <- committed{head: tip, failed: refused}
+		shown.hand(committed{head: tip, failed: refused})
 		return tip
 	}
 	if err := l.seal(b, tip); err != nil {
@@ -145,7 +179,7 @@ func (l *Log) commit(ctx context.Context, tip *head, shown chan<- committed) *he
 		refuse(requests, fmt.Errorf("committing: %w", err))
 		return tip
 	}
-	shown <- committed{b.next, b, refused}
+	l.pass(shown, committed{b.next, b, refused})
 	return b.next
 }
 

@@ -198,7 +198,7 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 	run, stop := context.WithCancel(context.Background())
 	l.stop = stop
 	l.queue.wake = make(chan struct{}, 1)
-	shown := make(chan committed, 1)
+	shown := &showing{next: make(chan committed, 1)}
 	l.running.Go(func() { l.run(run, shown) })
 	l.running.Go(func() { l.showAll(run, shown) })
 	if s, ok := l.store.(Shared); ok {

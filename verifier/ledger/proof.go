@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"golang.org/x/mod/sumdb/tlog"
@@ -25,18 +26,19 @@ const (
 
 // Marshal returns the proof's text, "\n" after each line.
 func (p Proof) Marshal() string {
-	var b strings.Builder
-	b.WriteString(proofHeader + "\n")
+	enc := base64.StdEncoding
+	size := len(proofHeader) + len("\nextra \nindex \n\n") + enc.EncodedLen(len(p.Extra)) + 20 + // the index has at most 20 digits
+		len(p.Path)*(enc.EncodedLen(tlog.HashSize)+1) + len(p.Note)
+	b := append(make([]byte, 0, size), proofHeader...)
 	if p.Extra != nil {
-		b.WriteString("extra " + base64.StdEncoding.EncodeToString(p.Extra) + "\n")
+		b = enc.AppendEncode(append(b, "\nextra "...), p.Extra)
 	}
-	fmt.Fprintf(&b, "index %d\n", p.Index)
-	for _, h := range p.Path {
-		b.WriteString(h.String() + "\n")
+	b = strconv.AppendUint(append(b, "\nindex "...), p.Index, 10)
+	for i := range p.Path {
+		b = enc.AppendEncode(append(b, '\n'), p.Path[i][:])
 	}
-	b.WriteString("\n")
-	b.Write(p.Note)
-	return b.String()
+	b = append(append(b, "\n\n"...), p.Note...)
+	return string(b)
 }
 
 // ParseProof is the inverse of [Proof.Marshal]. It checks the form alone; the

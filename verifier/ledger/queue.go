@@ -38,13 +38,39 @@ func (q *queue) put(r *request) error {
 	return nil
 }
 
-// take removes up to maxBatch requests, the urgent ones first.
-func (q *queue) take() []*request {
+// keys returns the keys of the drafts that a transaction would take now, and
+// how many those are.
+func (q *queue) keys() (keys []Key, drafts int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	seen := map[Key]bool{}
+	for _, from := range [][]*request{q.urgent, q.normal} {
+		for _, r := range from[:min(len(from), maxBatch-drafts)] {
+			drafts++
+			for _, k := range r.draft.Keys {
+				if !seen[k] {
+					seen[k] = true
+					keys = append(keys, k)
+				}
+			}
+		}
+	}
+	return keys, drafts
+}
+
+// take removes up to maxBatch requests, the urgent ones first. Of more than
+// known, whose rows have been read, it leaves the rest for the next transaction
+// when that is few: they are not worth a round trip of their own.
+func (q *queue) take(known int) []*request {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	most := maxBatch
+	if late := len(q.urgent) + len(q.normal) - known; late < known/4 {
+		most = min(most, known)
+	}
 	var out []*request
 	for _, from := range []*[]*request{&q.urgent, &q.normal} {
-		n := min(len(*from), maxBatch-len(out))
+		n := min(len(*from), most-len(out))
 		out = append(out, (*from)[:n]...)
 		clear((*from)[:n])
 		*from = (*from)[n:]

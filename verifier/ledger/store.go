@@ -18,7 +18,9 @@ type Store interface {
 	// Begin waits for the head lock, which every writer of this store takes,
 	// in this process or in others, and returns a transaction that holds it. A
 	// done ctx ends the wait; it has no effect on the transaction after that.
-	Begin(ctx context.Context) (Tx, error)
+	// likely are keys that Rows will probably be asked for: a store that is far
+	// away may read them along with the lock, after it was gained.
+	Begin(ctx context.Context, likely ...Key) (Tx, error)
 
 	// Pack prepares data to be stored as a blob. It takes the time that hashing
 	// and compressing take, and holds no lock.

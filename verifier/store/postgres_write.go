@@ -10,8 +10,9 @@ import (
 	"github.com/writ-attestation/writ/verifier/ledger"
 )
 
-// Begin implements ledger.Store.
-func (s *Postgres) Begin(ctx context.Context) (ledger.Tx, error) {
+// Begin implements ledger.Store. The likely rows come with the lock, in one round
+// trip.
+func (s *Postgres) Begin(ctx context.Context, likely ...ledger.Key) (ledger.Tx, error) {
 	if s.lock == nil {
 		return nil, errors.New("database is open for reading alone")
 	}
@@ -21,7 +22,7 @@ func (s *Postgres) Begin(ctx context.Context) (ledger.Tx, error) {
 		return nil, ctx.Err()
 	}
 	tx := &postgresTx{store: s, ctx: context.WithoutCancel(ctx)}
-	if err := tx.begin(ctx); err != nil {
+	if err := tx.begin(ctx, likely); err != nil {
 		s.drop()
 		<-s.lock
 		return nil, err
@@ -44,12 +45,14 @@ type postgresTx struct {
 	store *Postgres
 	ctx   context.Context // never done
 	head  ledger.Head
+	read  map[ledger.Key][]byte // rows that came with the lock, as stored; nil: there is none
 	ended bool
 }
 
 // begin takes the head lock. The wait for it is the only one that ctx ends, with
-// the connection.
-func (tx *postgresTx) begin(ctx context.Context) (err error) {
+// the connection. Statements after the one that waits see what was committed
+// until then.
+func (tx *postgresTx) begin(ctx context.Context, likely []ledger.Key) (err error) {
 	s := tx.store
 	if s.writer == nil || s.writer.IsClosed() {
 		if s.writer, err = connect(ctx, s.config); err != nil {
@@ -60,6 +63,10 @@ func (tx *postgresTx) begin(ctx context.Context) (err error) {
 	b := &pgx.Batch{}
 	b.Queue("BEGIN")
 	b.Queue(pgSelectHead + " FOR UPDATE")
+	if len(likely) > 0 {
+		kinds, ids := columns(likely)
+		b.Queue(pgSelectRows, kinds, ids)
+	}
 	results := s.writer.SendBatch(ctx, b)
 	defer results.Close()
 	if _, err = results.Exec(); err != nil {
@@ -68,14 +75,56 @@ func (tx *postgresTx) begin(ctx context.Context) (err error) {
 	if tx.head, err = scanPgHead(results.QueryRow()); err != nil {
 		return fmt.Errorf("reading head: %w", err)
 	}
+	if len(likely) > 0 {
+		if tx.read, err = readStored(results, likely); err != nil {
+			return fmt.Errorf("reading rows: %w", err)
+		}
+	}
 	return results.Close()
+}
+
+// readStored reads the rows of keys as they are stored, with their seals.
+func readStored(results pgx.BatchResults, keys []ledger.Key) (map[ledger.Key][]byte, error) {
+	read := make(map[ledger.Key][]byte, len(keys))
+	for _, k := range keys {
+		read[k] = nil
+	}
+	rows, err := results.Query()
+	if err != nil {
+		return nil, err
+	}
+	var p ledger.Put
+	_, err = pgx.ForEachRow(rows, []any{&p.Key.Kind, &p.Key.ID, &p.Value}, func() error {
+		read[p.Key], p.Value = p.Value, nil
+		return nil
+	})
+	return read, err
 }
 
 func (tx *postgresTx) Head() ledger.Head { return tx.head }
 
-func (tx *postgresTx) Rows(keys []ledger.Key) ([]ledger.Put, error) {
-	kinds, ids := columns(keys)
-	return scanPuts(tx.store.writer.Query(tx.ctx, pgSelectRows, kinds, ids))
+func (tx *postgresTx) Rows(keys []ledger.Key) (out []ledger.Put, err error) {
+	var more []ledger.Key
+	for _, k := range keys {
+		value, known := tx.read[k]
+		if !known {
+			more = append(more, k)
+		}
+		if value == nil {
+			continue
+		}
+		p, err := unseal(ledger.Put{Key: k, Value: value})
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, p)
+	}
+	if len(more) == 0 {
+		return out, nil
+	}
+	kinds, ids := columns(more)
+	rest, err := scanPuts(tx.store.writer.Query(tx.ctx, pgSelectRows, kinds, ids))
+	return append(out, rest...), err
 }
 
 // Rollback implements ledger.Tx.

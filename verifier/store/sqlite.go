@@ -29,6 +29,7 @@ type SQLite struct {
 	writeDB *sql.DB
 	writer  *sql.Conn // the only connection that writes; used by the holder of lock
 	stmts   writeStmts
+	recent  recent        // as seen by writer
 	lock    chan struct{} // head lock within the process; BEGIN IMMEDIATE is it between processes
 
 	readers *sql.DB   // read only

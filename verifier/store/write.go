@@ -109,7 +109,7 @@ func (w *writeStmts) close() error {
 }
 
 // Begin implements ledger.Store.
-func (s *SQLite) Begin(ctx context.Context) (ledger.Tx, error) {
+func (s *SQLite) Begin(ctx context.Context, _ ...ledger.Key) (ledger.Tx, error) {
 	if s.writer == nil {
 		return nil, errors.New("database is open for reading alone")
 	}
@@ -125,8 +125,7 @@ func (s *SQLite) Begin(ctx context.Context) (ledger.Tx, error) {
 		<-s.lock
 		return nil, err
 	}
-	var err error
-	if tx.head, err = scanHead(s.stmts.head.QueryRowContext(tx.ctx)); err != nil {
+	if err := tx.refresh(); err != nil {
 		tx.Rollback()
 		return nil, fmt.Errorf("reading head: %w", err)
 	}
@@ -142,7 +141,8 @@ type sqliteTx struct {
 
 func (tx *sqliteTx) Head() ledger.Head { return tx.head }
 
-func (tx *sqliteTx) Rows(keys []ledger.Key) ([]ledger.Put, error) {
+// query reads rows from the database.
+func (tx *sqliteTx) query(keys []ledger.Key) ([]ledger.Put, error) {
 	if len(keys) <= fewKeys {
 		return scanRows(keys, func(k ledger.Key) *sql.Row {
 			return tx.store.stmts.row.QueryRowContext(tx.ctx, k.Kind, k.ID)
@@ -197,8 +197,10 @@ func (tx *sqliteTx) Commit(b ledger.Batch) error {
 	// When COMMIT itself fails, its frames may stand in the write-ahead log
 	// all the same, and a restart would find them.
 	if _, err := tx.store.stmts.commit.ExecContext(tx.ctx); err != nil {
+		tx.store.recent.forget()
 		return fmt.Errorf("%w: %w", ledger.ErrUnknown, err)
 	}
+	tx.committed(b)
 	tx.ended = true
 	<-tx.store.lock
 	return nil

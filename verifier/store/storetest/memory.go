@@ -45,7 +45,7 @@ func NewMemory() *Memory {
 }
 
 // Begin implements ledger.Store.
-func (m *Memory) Begin(ctx context.Context) (ledger.Tx, error) {
+func (m *Memory) Begin(ctx context.Context, _ ...ledger.Key) (ledger.Tx, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}

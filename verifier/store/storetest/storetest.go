@@ -214,13 +214,14 @@ func testHeadLock(t *testing.T, s ledger.Store) {
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
-			for range 5 {
-				tx, err := s.Begin(t.Context())
+			for i := range 5 {
+				k := ledger.Key{Kind: "n", ID: "n"}
+				tx, err := s.Begin(t.Context(), []ledger.Key{k, {Kind: "n", ID: "other"}}[:i%3]...)
 				if err != nil {
 					t.Error(err)
 					return
 				}
-				old, err := tx.Rows([]ledger.Key{{Kind: "n", ID: "n"}})
+				old, err := tx.Rows([]ledger.Key{k})
 				if err != nil {
 					t.Error(err)
 				}
