@@ -185,8 +185,6 @@ func TestKillNineLosesNothing(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	agent, agentEnded := startAgent(t, ctx, nodes[2], trust)
-	pushes, unwatch := agent.Watch()
-	defer unwatch()
 	var workers sync.WaitGroup
 	for _, n := range nodes[:2] {
 		workers.Go(func() {
@@ -209,7 +207,7 @@ func TestKillNineLosesNothing(t *testing.T) {
 		}
 		d.start()
 	}
-	recovered(t, ctx, d, nodes[2], agent, pushes)
+	recovered(t, ctx, d, nodes[2], agent)
 	cancel()
 	workers.Wait()
 	<-agentEnded
@@ -244,8 +242,10 @@ func startAgent(t *testing.T, ctx context.Context, n *node, trust *bundle.Trust)
 
 // recovered checks that an agent found back to its verifier by itself: it gets
 // leases, and hears of a revocation.
-func recovered(t *testing.T, ctx context.Context, d *domain, n *node, a *attestor.Agent, pushes <-chan attestor.Push) {
+func recovered(t *testing.T, ctx context.Context, d *domain, n *node, a *attestor.Agent) {
 	t.Helper()
+	pushes, unwatch := a.Watch()
+	defer unwatch()
 	if _, err := a.Lease(ctx, n.request()); err != nil {
 		t.Fatalf("the agent does not recover: %v", err)
 	}
