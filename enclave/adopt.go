@@ -93,7 +93,7 @@ func adoptGroup(dir string) (_ *group, err error) {
 	return g, nil
 }
 
-// openAdopted digests the program of the work as the group's first process would find
+// openAdopted opens the program of the work as the group's first process would find
 // it: the engine executes it, so the digest is of what lies there now.
 func openAdopted(g *group, argv []string, path string) (*program, error) {
 	b, err := os.ReadFile(filepath.Join(g.dir, "cgroup.procs"))
@@ -125,7 +125,7 @@ func openProgramIn(root *os.File, argv []string, path string) (*program, error) 
 	err := errors.New("PATH names no directory")
 	for _, c := range candidates {
 		p := &program{argv: argv, root: root}
-		if err = p.digestOf(c); err == nil {
+		if err = p.find(c); err == nil {
 			return p, nil
 		}
 		p.close()

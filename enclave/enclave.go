@@ -88,7 +88,7 @@ func Keep(cfg Config) int {
 	if cfg.Pids == 0 {
 		cfg.Pids = 4096
 	}
-	k := &keeper{cfg: cfg, agent: agent{cfg.Socket}, execution: newID(), bell: alarm{-1}, drain: alarm{-1}}
+	k := &keeper{cfg: cfg, agent: agent{cfg.Socket}, execution: newID(), bell: alarm{-1}, drain: alarm{-1}, again: make(chan struct{}, 1)}
 	stop, exit, err := k.keep()
 	var no *Refusal
 	switch {
@@ -113,23 +113,19 @@ func (k *keeper) warn(format string, args ...any) {
 }
 
 // keep prepares everything, starts the work and holds it. It returns a Stop if
-// the work was started.
+// the work was started. The init gets ready while the rest is prepared: it takes as
+// long to start as a whole program, and waits at its leash.
 func (k *keeper) keep() (*Stop, int, error) {
-	if err := k.prepare(); err != nil {
-		return nil, 0, err
-	}
-	defer k.program.close()
-	start := k.startInit
-	if k.adopts() {
-		start = k.startGuard
-	}
-	if err := start(); err != nil {
-		k.abandon()
+	if err := k.settle(); err != nil {
 		return nil, 0, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	life, err := k.enter(ctx)
+	if err := k.find(); err != nil {
+		return nil, 0, err
+	}
+	defer k.program.close()
+	life, err := k.start(ctx)
 	if err != nil {
 		k.abandon()
 		return nil, 0, err
@@ -145,22 +141,51 @@ func (k *keeper) keep() (*Stop, int, error) {
 	return k.end(k.hold())
 }
 
-// prepare does what can be refused before anybody is asked for a token.
-func (k *keeper) prepare() (err error) {
+// settle makes this process a keeper.
+func (k *keeper) settle() error {
 	tune()
 	k.self = begin(digestSelf)
 	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE) // a stderr nobody reads is no reason to die
 	if err := unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return fmt.Errorf("keeping inherited files from the work (Linux 5.11 or later): %w", err)
 	}
+	return nil
+}
+
+// start has everything ready for the work, gets the first token and lets it start. It
+// returns the life of the token.
+func (k *keeper) start(ctx context.Context) (life time.Duration, err error) {
+	// Whoever listens before asking misses no revocation in between.
+	listening, admitted := make(chan struct{}), make(chan struct{})
+	ready := sync.OnceFunc(func() { close(listening) })
+	go k.listen(ctx, func() { ready(); <-admitted })
+	start := k.startInit
+	if k.adopts() {
+		start = k.startGuard
+	}
+	if err := start(); err != nil {
+		return 0, err
+	}
+	if err := k.prepare(); err != nil {
+		return 0, err
+	}
+	select {
+	case <-listening:
+	case <-time.After(100 * time.Millisecond):
+	}
+	if life, err = k.enter(ctx); err == nil {
+		close(admitted)
+	}
+	return life, err
+}
+
+// prepare does what else can be refused before anybody is asked for a token.
+func (k *keeper) prepare() (err error) {
 	if k.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
 		return fmt.Errorf("making the keeper's key: %w", err)
 	}
 	if k.jkt, err = token.Thumbprint(k.key.Public()); err != nil {
 		return fmt.Errorf("making the keeper's key: %w", err)
-	}
-	if err := k.find(); err != nil {
-		return err
 	}
 	pinned, err := loadTrust(k.cfg.Trust)
 	if err != nil {
@@ -170,13 +195,16 @@ func (k *keeper) prepare() (err error) {
 	if err != nil {
 		return err
 	}
+	digest, err := k.program.digest()
+	if err != nil {
+		return err
+	}
 	if k.cfg.Audience == "" {
 		k.cfg.Audience = "spiffe://" + pinned.Domain + "/enclave"
 	}
-	k.again = make(chan struct{}, 1)
 	k.admission = &admission{
 		trust: pinned, here: here, audience: k.cfg.Audience, partition: k.cfg.Partition,
-		workload: k.program.digest, execution: k.execution, level: k.level,
+		workload: digest, execution: k.execution, level: k.level,
 	}
 	return nil
 }

@@ -101,18 +101,22 @@ func initMain(o orders, argv []string) int {
 			return report(result, err)
 		}
 	}
-	var leash [1]byte
-	if n, _ := readFull(fdLeash, leash[:]); n != 1 {
-		return ExitRefused // the keeper got no token, or has died
-	}
-	go dieWithKeeper()
-	go dieAtDeadline(page)
 	signals := catch()
-	if !page.valid() {
-		return ExitStopped
-	}
+	armed := make(chan struct{})
+	go dieAtDeadline(page, armed)
+	go dieWithKeeper(armed)
 	dieQuickly() // while it may: the limit on it becomes the work's
-	pid, err := start(o, argv)
+	pid, err := start(o, argv, func() bool {
+		var leash [1]byte
+		if n, _ := readFull(fdLeash, leash[:]); n != 1 {
+			return false // the keeper got no token, or has died
+		}
+		close(armed)
+		return page.valid()
+	})
+	if errors.Is(err, errNotLet) {
+		return ExitRefused
+	}
 	if err != nil {
 		return report(result, err)
 	}
@@ -121,10 +125,11 @@ func initMain(o orders, argv []string) int {
 	return reap(pid, result)
 }
 
-// dieAtDeadline is key 3: the init's own wait for the deadline, on its own clock
-// reading of a page it can only read.
-func dieAtDeadline(page *word) {
+// dieAtDeadline is key 3, once there is a token: the init's own wait for the deadline,
+// on its own clock reading of a page it can only read.
+func dieAtDeadline(page *word, armed <-chan struct{}) {
 	runtime.LockOSThread()
+	<-armed
 	for page.valid() {
 		sleepUntil(page.deadline())
 	}
@@ -146,7 +151,8 @@ func dieQuickly() {
 
 // dieWithKeeper is key 4: the end of the keeper's pipe. The kernel's signal at
 // the keeper's death comes first, if nothing went wrong with it.
-func dieWithKeeper() {
+func dieWithKeeper(armed <-chan struct{}) {
+	<-armed
 	var b [1]byte
 	for {
 		if n, err := readFull(fdLeash, b[:]); n == 0 || err != nil {
@@ -165,12 +171,15 @@ func readFull(fd int, b []byte) (int, error) {
 	}
 }
 
-// start executes the work from the descriptor that was digested, in a process
-// group of its own: signals to the group of the keeper are the keeper's to pass
-// on, and the work cannot reach that group. Of a script it executes the
+// errNotLet is why the work was not started: the keeper did not let it.
+var errNotLet = errors.New("the keeper got no token, or has died")
+
+// start executes the work from the descriptor that was digested, once let returns true,
+// in a process group of its own: signals to the group of the keeper are the keeper's to
+// pass on, and the work cannot reach that group. Of a script it executes the
 // interpreter, which opens the script by its descriptor in turn. The thread that
-// does it gives everything up first and ends with it.
-func start(o orders, argv []string) (pid int, err error) {
+// does it gives everything up first, and ends with it.
+func start(o orders, argv []string, let func() bool) (pid int, err error) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -193,11 +202,16 @@ func start(o orders, argv []string) (pid int, err error) {
 			}
 			argv = append(append(args, "/proc/self/fd/3"), argv[1:]...)
 		}
-		pid, err = syscall.ForkExec("/proc/self/fd/"+strconv.Itoa(program), argv, &syscall.ProcAttr{
+		name, attr := "/proc/self/fd/"+strconv.Itoa(program), &syscall.ProcAttr{
 			Env:   os.Environ(),
 			Files: files,
 			Sys:   &syscall.SysProcAttr{Setpgid: true, Foreground: o.Terminal},
-		})
+		}
+		if !let() {
+			err = errNotLet
+			return
+		}
+		pid, err = syscall.ForkExec(name, argv, attr)
 		if errno := unix.Errno(0); errors.As(err, &errno) {
 			err = execError(errno)
 		}

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/signal"
 	"strconv"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -171,14 +170,6 @@ func (k *keeper) environ() []string {
 // enter gets the first token and lets the init start the work. It returns the
 // life of the token.
 func (k *keeper) enter(ctx context.Context) (life time.Duration, err error) {
-	// Whoever listens before asking misses no revocation in between.
-	listening, admitted := make(chan struct{}), make(chan struct{})
-	ready := sync.OnceFunc(func() { close(listening) })
-	go k.listen(ctx, func() { ready(); <-admitted })
-	select {
-	case <-listening:
-	case <-time.After(100 * time.Millisecond):
-	}
 	asking, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	g, err := k.ask(asking)
@@ -195,7 +186,6 @@ func (k *keeper) enter(ctx context.Context) (life time.Duration, err error) {
 	if err := k.extend(g.T0, deadline); err != nil {
 		return 0, err
 	}
-	close(admitted)
 	k.signals = catch()               // until here they end the keeper; from here on they are the work's
 	_, _ = k.leash.Write([]byte{'g'}) // if it died meanwhile, hold sees that
 	k.tell(true, deadline)

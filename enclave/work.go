@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A program is what will be executed: found, opened and digested once, and
+// A program is what will be executed: found and opened once, digested, and
 // later executed from the very descriptors that were digested, so that nobody
 // can put another file at its path in between.
 type program struct {
@@ -26,7 +26,6 @@ type program struct {
 	interpreter *os.File // of a script, else nil
 	option      string   // the one argument of a script's "#!" line
 	stats       []unix.Stat_t
-	digest      string
 }
 
 // Digest is what the token says of the work (claim wl), as "sha256:" and hex:
@@ -43,7 +42,7 @@ func Digest(name string) (string, error) {
 		return "", err
 	}
 	defer p.close()
-	return p.digest, nil
+	return p.digest()
 }
 
 // openProgram finds argv[0] as execvp would. Its errors are Refusals that leave
@@ -54,46 +53,67 @@ func openProgram(argv []string) (*program, error) {
 		return nil, notExecutable(argv[0], err)
 	}
 	p := &program{argv: argv}
-	if err := p.digestOf(path); err != nil {
+	if err := p.find(path); err != nil {
 		p.close()
 		return nil, notExecutable(argv[0], err)
 	}
 	return p, nil
 }
 
-// digestOf opens and digests the program, and its interpreter if it has one.
-func (p *program) digestOf(path string) (err error) {
-	var sum, under []byte
-	if p.file, sum, err = p.open(path); err != nil {
+// find opens the program, and its interpreter if it has one.
+func (p *program) find(path string) (err error) {
+	if p.file, err = p.open(path); err != nil {
 		return err
 	}
 	interpreter, option, isScript, err := shebang(p.file)
-	if err != nil {
+	if err != nil || !isScript {
 		return err
 	}
-	if isScript {
-		if p.interpreter, under, err = p.open(interpreter); err != nil {
-			return fmt.Errorf("opening its interpreter: %w", err)
-		}
-		if _, _, nested, err := shebang(p.interpreter); err != nil || nested {
-			return errors.Join(err, errors.New("its interpreter is a script too, which is not supported"))
+	p.option = option
+	if p.interpreter, err = p.open(interpreter); err != nil {
+		return fmt.Errorf("opening its interpreter: %w", err)
+	}
+	if _, _, nested, err := shebang(p.interpreter); err != nil || nested {
+		return errors.Join(err, errors.New("its interpreter is a script too, which is not supported"))
+	}
+	return nil
+}
+
+// digest reads what was opened, see Digest. What changed since then is found by
+// unchanged, later.
+func (p *program) digest() (string, error) {
+	sum, err := sumOf(p.file)
+	if err != nil {
+		return "", notExecutable(p.argv[0], err)
+	}
+	if p.interpreter != nil {
+		under, err := sumOf(p.interpreter)
+		if err != nil {
+			return "", notExecutable(p.argv[0], err)
 		}
 		h := sha256.New()
 		h.Write([]byte("writ-script-v1\x00"))
 		h.Write(under)
 		h.Write(sum)
-		h.Write([]byte(option))
-		sum, p.option = h.Sum(nil), option
+		h.Write([]byte(p.option))
+		sum = h.Sum(nil)
 	}
-	p.digest = "sha256:" + hex.EncodeToString(sum)
-	return nil
+	return "sha256:" + hex.EncodeToString(sum), nil
 }
 
-// open opens an executable file and digests it.
-func (p *program) open(path string) (*os.File, []byte, error) {
+func sumOf(f *os.File) ([]byte, error) {
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return nil, err
+	}
+	return h.Sum(nil), nil
+}
+
+// open opens an executable file.
+func (p *program) open(path string) (*os.File, error) {
 	f, err := p.openFile(path)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	st, err := p.stat(f)
 	if err == nil && st.Mode&unix.S_IFMT != unix.S_IFREG {
@@ -102,15 +122,11 @@ func (p *program) open(path string) (*os.File, []byte, error) {
 	if err == nil && p.root == nil {
 		err = unix.Faccessat(unix.AT_FDCWD, path, unix.X_OK, unix.AT_EACCESS)
 	}
-	h := sha256.New()
-	if err == nil {
-		_, err = io.Copy(h, f)
-	}
 	if err != nil {
-		return nil, nil, errors.Join(err, f.Close())
+		return nil, errors.Join(err, f.Close())
 	}
 	p.stats = append(p.stats, st)
-	return f, h.Sum(nil), nil
+	return f, nil
 }
 
 func (p *program) openFile(path string) (*os.File, error) {
