@@ -5,13 +5,10 @@ import (
 	"fmt"
 	"os"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"unsafe"
 
-	seccomp "github.com/elastic/go-seccomp-bpf"
-	"github.com/elastic/go-seccomp-bpf/arch"
 	"github.com/landlock-lsm/go-landlock/landlock"
 	"golang.org/x/sys/unix"
 )
@@ -22,22 +19,6 @@ var withheld = []uintptr{
 	unix.CAP_SYS_ADMIN, unix.CAP_SYS_PTRACE, unix.CAP_SYS_NICE, unix.CAP_SYS_RESOURCE,
 	unix.CAP_SYS_MODULE, unix.CAP_SYS_RAWIO, unix.CAP_SYS_BOOT, unix.CAP_SYS_TIME, unix.CAP_MKNOD,
 	unix.CAP_BPF, unix.CAP_PERFMON, unix.CAP_CHECKPOINT_RESTORE,
-}
-
-// denied are the system calls by which work could look into or stop others,
-// leave its namespaces or hide in new ones, change the machine, or bypass the
-// other denials. They fail with EPERM.
-var denied = strings.Fields(`
-	ptrace process_vm_readv process_vm_writev pidfd_getfd kcmp
-	setns unshare mount umount2 pivot_root chroot move_mount open_tree fsopen fsconfig fsmount fspick mount_setattr open_by_handle_at
-	bpf perf_event_open userfaultfd io_uring_setup io_uring_enter io_uring_register lookup_dcookie
-	keyctl add_key request_key
-	init_module finit_module delete_module kexec_load kexec_file_load reboot swapon swapoff acct quotactl
-	settimeofday clock_settime clock_adjtime adjtimex sethostname setdomainname syslog iopl ioperm`)
-
-// newNamespaces are the flags of clone(2) that would do what unshare is denied.
-var newNamespaces = []uint64{
-	unix.CLONE_NEWUSER, unix.CLONE_NEWPID, unix.CLONE_NEWNS, unix.CLONE_NEWNET, unix.CLONE_NEWIPC, unix.CLONE_NEWUTS, unix.CLONE_NEWCGROUP,
 }
 
 // mounts makes what the init and the work see of the machine: mounts made here
@@ -198,37 +179,19 @@ func restrictFiles(o orders) error {
 	return nil
 }
 
-// filterCalls denies what is in denied. The library's filter lets every system
-// call of another architecture's numbering pass, such as those of 32-bit
-// programs; a filter before it has none of those.
+// filterCalls denies the calling thread, and what starts from it, what package calls
+// lists.
 func filterCalls() error {
-	info, err := arch.GetInfo("")
+	programs, err := callFilters()
 	if err != nil {
 		return fmt.Errorf("filtering system calls: %w", err)
 	}
-	native := []unix.SockFilter{
-		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 4}, // seccomp_data.arch
-		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jt: 1, K: uint32(info.ID)},
-		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_KILL_PROCESS},
-		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
-	}
-	program := unix.SockFprog{Len: uint16(len(native)), Filter: &native[0]}
-	if err := unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&program)), 0, 0); err != nil {
-		return fmt.Errorf("filtering system calls: %w", err)
-	}
-	runtime.KeepAlive(native)
-	has := func(name string) bool { _, ok := info.SyscallNames[name]; return ok }
-	eperm := seccomp.SyscallGroup{Action: seccomp.ActionErrno | seccomp.Action(unix.EPERM)}
-	eperm.Names = slices.DeleteFunc(slices.Clone(denied), func(name string) bool { return !has(name) })
-	for _, flag := range newNamespaces {
-		eperm.NamesWithCondtions = append(eperm.NamesWithCondtions, seccomp.NameWithConditions{
-			Name: "clone", Conditions: seccomp.ArgumentConditions{{Argument: 0, Operation: seccomp.BitsSet, Value: flag}}})
-	}
-	// The flags of clone3 lie in memory, where a filter cannot look: libraries fall back on clone.
-	enosys := seccomp.SyscallGroup{Action: seccomp.ActionErrno | seccomp.Action(unix.ENOSYS), Names: []string{"clone3"}}
-	if err := seccomp.LoadFilter(seccomp.Filter{Policy: seccomp.Policy{
-		DefaultAction: seccomp.ActionAllow, Syscalls: []seccomp.SyscallGroup{enosys, eperm}}}); err != nil {
-		return fmt.Errorf("filtering system calls: %w", err)
+	for _, filter := range programs {
+		program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+		if err := unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&program)), 0, 0); err != nil {
+			return fmt.Errorf("filtering system calls: %w", err)
+		}
+		runtime.KeepAlive(filter)
 	}
 	return nil
 }

@@ -51,6 +51,7 @@ var layers = map[string]string{
 	"internal/durable":         "",
 	"internal/jsonform":        "",
 	"internal/supervised":      "",
+	"enclave/calls":            "",
 	"internal/launch":          "enclave",
 	"internal/replay":          "verifier/token",
 	"internal/hostile":         "verifier/token",
@@ -64,7 +65,7 @@ var layers = map[string]string{
 	"enclave/nri":              "enclave",
 	"enclave/bpf":              "",
 	"attestor/workload":        "verifier/protocol",
-	"enclave":                  "verifier/rotation verifier/token",
+	"enclave":                  "enclave/calls verifier/rotation verifier/token",
 	"internal/arch":            "",
 }
 
@@ -107,13 +108,14 @@ var owners = map[string]string{
 	"github.com/pelletier/go-toml/v2":     "internal/launch cmd/",
 	"github.com/cenkalti/backoff/v5":      "attestor enclave verifier/ssf cmd/",
 	"github.com/cilium/ebpf":              "enclave/bpf",
-	"golang.org/x/sys":                    "enclave enclave/bpf tpm/device tpm/swtpm cmd/ attestor attestor/workload",
+	"golang.org/x/sys":                    "enclave enclave/calls enclave/bpf tpm/device tpm/swtpm cmd/ attestor attestor/workload",
 	"github.com/google/go-cmp":            "verifier/store/storetest",
 	"github.com/containerd/nri":           "enclave/nri cmd/",
 	"github.com/spiffe/go-spiffe/v2":      "attestor/workload",
 	"google.golang.org/grpc":              "attestor/workload",
 	"google.golang.org/protobuf":          "attestor/workload",
-	"github.com/elastic/go-seccomp-bpf":   "enclave",
+	"github.com/elastic/go-seccomp-bpf":   "enclave/calls",
+	"golang.org/x/net":                    "enclave/calls",
 	"github.com/landlock-lsm/go-landlock": "enclave",
 	"github.com/coreos/go-systemd/v22":    "internal/supervised",
 }
