@@ -38,7 +38,6 @@ import (
 	"fmt"
 	"math"
 	"os"
-	"os/signal"
 	"runtime"
 	"runtime/debug"
 	"sync"
@@ -88,8 +87,9 @@ func Keep(cfg Config) int {
 	if cfg.Pids == 0 {
 		cfg.Pids = 4096
 	}
-	k := &keeper{cfg: cfg, agent: agent{cfg.Socket}, execution: newID(), bell: alarm{-1}, drain: alarm{-1}, again: make(chan struct{}, 1)}
+	k := newKeeper(cfg, newID())
 	stop, exit, err := k.keep()
+	<-k.catching // what is said from here on
 	var no *Refusal
 	switch {
 	case errors.As(err, &no):
@@ -106,6 +106,11 @@ func Keep(cfg Config) int {
 		k.publish(*stop)
 	}
 	return exit
+}
+
+func newKeeper(cfg Config, execution string) *keeper {
+	return &keeper{cfg: cfg, agent: agent{cfg.Socket}, execution: execution, bell: alarm{-1}, drain: alarm{-1},
+		again: make(chan struct{}, 1), signals: make(chan os.Signal, 16), catching: make(chan struct{})}
 }
 
 func (k *keeper) warn(format string, args ...any) {
@@ -131,9 +136,6 @@ func (k *keeper) keep() (*Stop, int, error) {
 		return nil, 0, err
 	}
 	go pace(ctx, life, wallSteps(ctx, k.again), k.renew, k.renewed)
-	if !k.adopts() { // else signals for the work are its engine's
-		go k.forward()
-	}
 	runtime.GOMAXPROCS(8) // more than there are goroutines that could have something to do
 	if k.group != nil {
 		_ = urgent() // Detect found that it works; if not any more, we are later, not wrong
@@ -145,7 +147,7 @@ func (k *keeper) keep() (*Stop, int, error) {
 func (k *keeper) settle() error {
 	tune()
 	k.self = begin(digestSelf)
-	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE) // a stderr nobody reads is no reason to die
+	go k.catch()
 	if err := unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return fmt.Errorf("keeping inherited files from the work (Linux 5.11 or later): %w", err)
 	}
@@ -159,6 +161,7 @@ func (k *keeper) start(ctx context.Context) (life time.Duration, err error) {
 	listening, admitted := make(chan struct{}), make(chan struct{})
 	ready := sync.OnceFunc(func() { close(listening) })
 	go k.listen(ctx, func() { ready(); <-admitted })
+	prepared := begin(k.prepare)
 	start := k.startInit
 	if k.adopts() {
 		start = k.startGuard
@@ -166,7 +169,7 @@ func (k *keeper) start(ctx context.Context) (life time.Duration, err error) {
 	if err := start(); err != nil {
 		return 0, err
 	}
-	if err := k.prepare(); err != nil {
+	if k.admission, err = prepared(); err != nil {
 		return 0, err
 	}
 	select {
@@ -180,33 +183,33 @@ func (k *keeper) start(ctx context.Context) (life time.Duration, err error) {
 }
 
 // prepare does what else can be refused before anybody is asked for a token.
-func (k *keeper) prepare() (err error) {
+func (k *keeper) prepare() (_ *admission, err error) {
 	if k.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
-		return fmt.Errorf("making the keeper's key: %w", err)
+		return nil, fmt.Errorf("making the keeper's key: %w", err)
 	}
 	if k.jkt, err = token.Thumbprint(k.key.Public()); err != nil {
-		return fmt.Errorf("making the keeper's key: %w", err)
+		return nil, fmt.Errorf("making the keeper's key: %w", err)
 	}
 	pinned, err := loadTrust(k.cfg.Trust)
 	if err != nil {
-		return &Refusal{Code: "run/trust", Err: err, Cure: "provision this node, or name the trust file with --trust"}
+		return nil, &Refusal{Code: "run/trust", Err: err, Cure: "provision this node, or name the trust file with --trust"}
 	}
 	here, err := Here()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	digest, err := k.program.digest()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if k.cfg.Audience == "" {
-		k.cfg.Audience = "spiffe://" + pinned.Domain + "/enclave"
+	audience := k.cfg.Audience
+	if audience == "" {
+		audience = "spiffe://" + pinned.Domain + "/enclave"
 	}
-	k.admission = &admission{
-		trust: pinned, here: here, audience: k.cfg.Audience, partition: k.cfg.Partition,
+	return &admission{
+		trust: pinned, here: here, audience: audience, partition: k.cfg.Partition,
 		workload: digest, execution: k.execution, level: k.level,
-	}
-	return nil
+	}, nil
 }
 
 // find opens the program, and makes the keys.

@@ -101,7 +101,8 @@ func initMain(o orders, argv []string) int {
 			return report(result, err)
 		}
 	}
-	signals := catch()
+	signals := make(chan os.Signal, 16)
+	catch(signals)
 	armed := make(chan struct{})
 	go dieAtDeadline(page, armed)
 	go dieWithKeeper(armed)

@@ -45,8 +45,11 @@ type keeper struct {
 	result *os.File // how the work ended
 	tty    bool     // the work has the terminal
 
-	again   chan struct{}    // a reason to renew at once
-	signals <-chan os.Signal // for the work
+	again   chan struct{}  // a reason to renew at once
+	signals chan os.Signal // for the work, once it is let
+	let     atomic.Bool    // the work may start
+
+	catching chan struct{} // closed when a broken pipe is no reason to die any more
 
 	failing  atomic.Bool  // the last renewal failed
 	drained  atomic.Int64 // Instant: the deadline before which the work was asked to end
@@ -186,8 +189,8 @@ func (k *keeper) enter(ctx context.Context) (life time.Duration, err error) {
 	if err := k.extend(g.T0, deadline); err != nil {
 		return 0, err
 	}
-	k.signals = catch()               // until here they end the keeper; from here on they are the work's
-	_, _ = k.leash.Write([]byte{'g'}) // if it died meanwhile, hold sees that
+	k.let.Store(true)                                 // signals are the work's from here on
+	_, _ = unix.Write(int(k.leash.Fd()), []byte{'g'}) // if it died meanwhile, hold sees that
 	k.tell(true, deadline)
 	return deadline.Sub(g.T0), nil
 }
@@ -302,22 +305,31 @@ func (k *keeper) signal(s unix.Signal) {
 	_, _, _ = unix.RawSyscall6(unix.SYS_PIDFD_SEND_SIGNAL, uintptr(k.pidfd), uintptr(s), 0, 0, 0, 0)
 }
 
-// catch is for before the work exists: a signal that comes while it starts is
-// kept for it, and neither kills who forwards it nor is lost.
-func catch() <-chan os.Signal {
-	c := make(chan os.Signal, 16)
+// catch takes the signals that ask the work to end, and passes them on: one that comes
+// while it starts neither kills who forwards it nor is lost. Before it may start they are
+// the keeper's, and end it as if they had not been caught. Those for the work in an
+// adopted group are its engine's to send.
+func (k *keeper) catch() {
+	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE) // a stderr nobody reads is no reason to die
+	close(k.catching)
+	catch(k.signals)
+	for s := range k.signals {
+		switch {
+		case !k.let.Load():
+			signal.Reset(s)
+			_ = unix.Kill(unix.Getpid(), s.(syscall.Signal))
+		case !k.adopts():
+			k.signal(s.(syscall.Signal))
+		}
+	}
+}
+
+// catch has the signals that are passed on sent to c, but for ignored ones.
+func catch(c chan<- os.Signal) {
 	for _, s := range forwarded {
 		if !signal.Ignored(s) {
 			signal.Notify(c, s)
 		}
-	}
-	return c
-}
-
-// forward passes the signals on that ask the work to end.
-func (k *keeper) forward() {
-	for s := range k.signals {
-		k.signal(s.(syscall.Signal))
 	}
 }
 

@@ -58,7 +58,7 @@ func ProveHalt(cfg Config, nonce string) int {
 		cfg.Level = E3
 	}
 	cfg.Command, cfg.Pids = []string{"/proc/self/exe"}, 4096
-	k := &keeper{cfg: cfg, agent: agent{cfg.Socket}, execution: "prove-halt-" + newID(), bell: alarm{-1}, drain: alarm{-1}}
+	k := newKeeper(cfg, "prove-halt-"+newID())
 	s, err := k.proveHalt(nonce)
 	if err != nil {
 		k.warn("%v", err)
@@ -74,11 +74,17 @@ func ProveHalt(cfg Config, nonce string) int {
 	return 0
 }
 
-func (k *keeper) proveHalt(nonce string) (*Stop, error) {
-	if err := k.prepare(); err != nil {
+func (k *keeper) proveHalt(nonce string) (_ *Stop, err error) {
+	if err := k.settle(); err != nil {
+		return nil, err
+	}
+	if err := k.find(); err != nil {
 		return nil, err
 	}
 	defer k.program.close()
+	if k.admission, err = k.prepare(); err != nil {
+		return nil, err
+	}
 	defer k.release()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()

@@ -41,7 +41,12 @@ func Supervise(keeper string, args []string) (exit int, err error) {
 	if theirs >= 0 {
 		files, own = append(files, uintptr(theirs)), append(own, "-line", "4")
 	}
-	signals := catch() // they are kept until there is a keeper
+	signals := make(chan os.Signal, 16) // they are kept until there is a keeper
+	caught := make(chan struct{})
+	go func() {
+		catch(signals) // the keeper starts meanwhile
+		close(caught)
+	}()
 	pid, err := syscall.ForkExec(keeper, append(own, args...), &syscall.ProcAttr{
 		Env:   os.Environ(),
 		Files: files,
@@ -50,6 +55,7 @@ func Supervise(keeper string, args []string) (exit int, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("executing %s: %w", keeper, err)
 	}
+	<-caught
 	if theirs >= 0 {
 		_ = unix.Close(theirs) // so that the line ends with the keeper
 	}
