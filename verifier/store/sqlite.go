@@ -26,10 +26,12 @@ import (
 // SQLite is a ledger.Store in one database file, with a write-ahead log beside
 // it that is synced at every commit.
 type SQLite struct {
+	path    string
 	writeDB *sql.DB
 	writer  *sql.Conn // the only connection that writes; used by the holder of lock
 	stmts   writeStmts
 	recent  recent        // as seen by writer
+	begun   int           // transactions, by the holder of lock
 	lock    chan struct{} // head lock within the process; BEGIN IMMEDIATE is it between processes
 
 	readers *sql.DB   // read only
@@ -51,7 +53,7 @@ func OpenSQLite(ctx context.Context, path string) (*SQLite, error) {
 }
 
 func openSQLite(ctx context.Context, path string) (s *SQLite, err error) {
-	s = &SQLite{lock: make(chan struct{}, 1)}
+	s = &SQLite{path: path, lock: make(chan struct{}, 1)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.Close())
@@ -142,11 +144,14 @@ func dsn(path, query string) string {
 	return (&url.URL{Scheme: "file", Path: path, RawQuery: query}).String()
 }
 
+// pageSize is that of new databases, in bytes.
+const pageSize = 8192
+
 // setUp sets what the store relies on and reads back what it would miss.
 func setUp(ctx context.Context, db *sql.DB) error {
 	for _, p := range []struct{ set, get, want string }{
 		{"busy_timeout = 10000", "busy_timeout", "10000"},
-		{"page_size = 8192", "", ""}, // two entries of 1.5 KB a page would waste a third; a no-op later
+		{fmt.Sprintf("page_size = %d", pageSize), "", ""}, // two entries of 1.5 KB a page would waste a third; a no-op later
 		{"journal_mode = WAL", "journal_mode", "wal"},
 		{"synchronous = FULL", "synchronous", "2"}, // NORMAL loses commits when power fails
 		{"foreign_keys = ON", "foreign_keys", "1"},

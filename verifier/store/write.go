@@ -125,6 +125,9 @@ func (s *SQLite) Begin(ctx context.Context, _ ...ledger.Key) (ledger.Tx, error) 
 		<-s.lock
 		return nil, err
 	}
+	if s.begun++; s.begun == roomAfter {
+		s.makeRoom()
+	}
 	if err := tx.refresh(); err != nil {
 		tx.Rollback()
 		return nil, fmt.Errorf("reading head: %w", err)
