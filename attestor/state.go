@@ -76,7 +76,7 @@ func LoadEnrolment(dir string) (*Enrolment, error) {
 		return nil, fmt.Errorf("reading %s: %w; run writ provision first", dir, ErrNotEnrolled)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("reading the enrolment: %w", err)
+		return nil, fmt.Errorf("reading the enrolment: %w%s", err, unreadable(err))
 	}
 	e := new(Enrolment)
 	if err := json.Unmarshal(b, e); err != nil {
@@ -92,7 +92,15 @@ func TrustPath(dir string) string { return filepath.Join(dir, trustFile) }
 func LoadTrust(dir string) (*bundle.Trust, error) {
 	b, err := os.ReadFile(TrustPath(dir))
 	if err != nil {
-		return nil, fmt.Errorf("reading the trust file: %w", err)
+		return nil, fmt.Errorf("reading the trust file: %w%s", err, unreadable(err))
 	}
 	return bundle.ParseTrust(b)
+}
+
+// unreadable is what to do about a file of the node's that this user may not read.
+func unreadable(err error) string {
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Sprintf("; user %d may not read it: run this as root or as the user that provisioned the node", os.Geteuid())
+	}
+	return ""
 }

@@ -192,7 +192,7 @@ func (k *keeper) prepare() (_ *admission, err error) {
 	}
 	pinned, err := loadTrust(k.cfg.Trust)
 	if err != nil {
-		return nil, &Refusal{Code: "run/trust", Err: err, Cure: "provision this node, or name the trust file with --trust"}
+		return nil, noTrust(k.cfg.Trust, err)
 	}
 	here, err := Here()
 	if err != nil {

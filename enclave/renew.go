@@ -30,7 +30,7 @@ func (k *keeper) ask(ctx context.Context) (Grant, error) {
 		Key: k.jkt, Parent: k.cfg.Parent, Image: k.cfg.Image, Level: k.level.String(), R: g.R, ID: newID(),
 	}, self)
 	if err != nil {
-		return g, &Refusal{Code: "run/agent-unreachable", Err: err, Cure: "start `writ agent`, or name its socket with --socket"}
+		return g, noAgent(err)
 	}
 	k.learn(a.Keys)
 	switch a.status {
@@ -41,7 +41,7 @@ func (k *keeper) ask(ctx context.Context) (Grant, error) {
 		for _, e := range a.Events {
 			k.consider(e, CauseDenied)
 		}
-		return g, &Refusal{Code: "run/denied", Err: fmt.Errorf("asking for a token: %s", a.why())}
+		return g, refused(a)
 	}
 	return g, &Refusal{Code: "run/no-token", Err: fmt.Errorf("asking for a token: %s", a.why())}
 }

@@ -121,7 +121,7 @@ func (s *Service) appraise(ctx context.Context, r *reads, n *Node, ev *evidence.
 		return nil, protocol.Refuse(protocol.EvidenceUnverified, "the evidence is not signed by this node's enrolled key for this challenge")
 	}
 	if n.Status != Active {
-		return nil, protocol.Refuse(protocol.NodeNotActive, "node %s is %s; an operator must make it active", n.ID, n.Status)
+		return nil, protocol.Refuse(protocol.NodeNotActive, "node %s is %s; %s", n.ID, n.Status, remedy(n))
 	}
 	if n.Doubt {
 		return nil, protocol.Refuse(protocol.NodeNotActive, "node %s had its TPM cleared, copied or restored; an operator must suspend and activate it again, or it must be provisioned anew", n.ID)

@@ -80,6 +80,7 @@ type stateCheck struct {
 	openings   map[string]uint64                    // commitment -> entry
 	keys       map[string]string                    // purpose -> id, as the last start said
 	peers      map[string]peerCheck                 // by domain
+	operators  map[string]claimed[int64]            // pseudonym -> until when its certificates are revoked
 	ended      map[string]uint64                    // log key that was retired -> entry
 	tokens     tokenKeys
 	state      domainCheck
@@ -89,7 +90,7 @@ type stateCheck struct {
 func newStateCheck(r ledger.Reader, domain string) *stateCheck {
 	return &stateCheck{store: r, domain: domain, decisions: map[uint64][]ledger.Problem{}, isOne: map[uint64]bool{}, blobs: map[string]string{}, ids: map[string]string{},
 		nodes: map[string]*nodeCheck{}, over: map[uint64]string{}, halts: map[uint64]int64{}, joins: map[string]*joinCheck{}, references: map[string]claimed[bundle.Reference]{},
-		pending: map[string][]string{}, verifiers: map[string]bool{}, openings: map[string]uint64{}, ended: map[string]uint64{}, peers: map[string]peerCheck{}}
+		pending: map[string][]string{}, verifiers: map[string]bool{}, openings: map[string]uint64{}, ended: map[string]uint64{}, peers: map[string]peerCheck{}, operators: map[string]claimed[int64]{}}
 }
 
 // claimed is a value that an entry says, and which one.
@@ -286,7 +287,7 @@ func (c *stateCheck) compare(ctx context.Context) error {
 	if err := c.one(ctx, retainedKey, &c.given); err != nil {
 		return err
 	}
-	for _, compare := range []func(context.Context) error{c.compareNodes, c.compareSubjects, c.compareKeysOfNodes, c.compareOver, c.compareDecisions, c.compareEvidence, c.compareDomain, c.compareReferences, c.compareJoins, c.comparePending, c.comparePeers, c.compareOpenings} {
+	for _, compare := range []func(context.Context) error{c.compareNodes, c.compareSubjects, c.compareKeysOfNodes, c.compareOver, c.compareDecisions, c.compareEvidence, c.compareDomain, c.compareReferences, c.compareJoins, c.comparePending, c.comparePeers, c.compareOperators, c.compareOpenings} {
 		if err := compare(ctx); err != nil {
 			return err
 		}

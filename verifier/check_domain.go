@@ -92,6 +92,8 @@ func (c *stateCheck) takeDomain(index uint64, leaf ledger.Leaf) error {
 		if leaf.Kind == bundle.Unfrozen {
 			delete(c.pending, "unfreeze")
 		}
+	case bundle.OperatorRevoked:
+		return c.takeOperator(index, leaf)
 	case bundle.Approved:
 		rec, err := dataOf[bundle.Approval](leaf)
 		c.approve(rec.Act, leaf.Actor)

@@ -78,6 +78,9 @@ func TestStateRewrittenByHand(t *testing.T) {
 	if _, err := d.Freeze(ctx, operator, "drill"); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := d.RevokeOperator(ctx, "operator/mallory", "mallory", "laptop stolen"); err != nil {
+		t.Fatal(err)
+	}
 	if found := d.fsckState(); len(found) > 0 {
 		t.Fatalf("a sound state: %v", found)
 	}
@@ -133,6 +136,8 @@ func TestStateRewrittenByHand(t *testing.T) {
 		{"decision", first("decision"), set("input", strings.Repeat("ab", 32)), "its input"},
 		{"decision", first("decision"), nil, "it has no row that can be read"},
 		{"over", first("over"), nil, "is over, and no row says so"},
+		{"operator", "mallory", set("at", 1), "operator mallory: its row says that those of up to 1 were revoked"},
+		{"operator", "mallory", nil, "revokes its certificates, and it has no row"},
 		{"opening", first("opening"), set("text", "a better reason"), "it is not what was committed to"},
 		{"opening", first("opening"), nil, "has no row that can be read"},
 	} {
@@ -157,6 +162,7 @@ func TestStateRewrittenByHand(t *testing.T) {
 		{"reference", "mine", `{"generation":1}`, "no entry puts it in force"},
 		{"join-token", "abc", `{"id":"abc","class":"grub"}`, "no entry makes it"},
 		{"pending", "unfreeze", `{"by":["operator/bob"]}`, `approvals of unfreeze: its row says that "operator/bob" approved`},
+		{"operator", "eve", `{"at":1,"entry":1}`, "operator eve: no entry revokes its certificates"},
 		{"decision", n.id + "/00000000000000000001", `{}`, "the entry is none"},
 		{"over", fmt.Sprintf("%020d", d.index(n)), `"` + n.id + `"`, "said to be over"},
 		{"evidence", strings.Repeat("ab", 32), "1", "its blob is missing"},

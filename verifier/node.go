@@ -20,6 +20,7 @@ const (
 	kindDevice     = "device"     // by Device.id -> node id
 	kindJoin       = "join-token" // by id
 	kindEnrollment = "enrollment" // by id, until activated
+	kindOperator   = "operator"   // by name: up to when its certificates are revoked
 	kindReference  = "reference"  // by name: the active generation
 	kindPending    = "pending"    // by act: who approved it so far
 	kindDecision   = "decision"   // by node id, "/" and the entry's index

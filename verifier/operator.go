@@ -132,6 +132,19 @@ var legalStatus = map[string][]string{
 	Suspended: {Active, Revoked, Retired},
 }
 
+// remedy is what can be done about a node that is not active.
+func remedy(n *Node) string {
+	switch n.Status {
+	case Pending:
+		return "an operator must make it active: writ node approve " + n.ID
+	case Suspended:
+		return "an operator must make it active again: writ node approve " + n.ID
+	case Active:
+		return "writ node suspend, revoke and retire end that"
+	}
+	return "that is final: its TPM takes part in this domain no more"
+}
+
 // SetStatus is an operator's act on a node. Anything but active ends every
 // token the node has, at once where its agent listens.
 func (s *Service) SetStatus(ctx context.Context, actor, id, status, reason string) (*Node, error) {
@@ -150,8 +163,11 @@ func (s *Service) SetStatus(ctx context.Context, actor, id, status, reason strin
 		if !ok {
 			return ledger.Change{}, protocol.Refuse(protocol.NotFound, "no node %.64q is enrolled; `writ node list` shows them", id)
 		}
+		if n.Status == status {
+			return ledger.Change{}, protocol.Refuse(protocol.IllegalAct, "node %s is %s already: nothing is to be done", id, n.Status)
+		}
 		if !slices.Contains(legalStatus[n.Status], status) {
-			return ledger.Change{}, protocol.Refuse(protocol.IllegalAct, "node %s is %s and cannot become %s", id, n.Status, status)
+			return ledger.Change{}, protocol.Refuse(protocol.IllegalAct, "node %s is %s and cannot become %s; %s", id, n.Status, status, remedy(&n))
 		}
 		data := bundle.Status{From: n.Status, Reason: commitment}
 		n.Status = status
@@ -289,7 +305,10 @@ func (s *Service) govern(ctx context.Context, actor, reason string, freeze bool)
 			return ledger.Change{}, err
 		}
 		if d.Frozen == freeze {
-			return ledger.Change{}, protocol.Refuse(protocol.IllegalAct, "the domain is already so: frozen is %v", d.Frozen)
+			if freeze {
+				return ledger.Change{}, protocol.Refuse(protocol.IllegalAct, "the domain is frozen already, epoch %d: nothing is to be done", d.Epoch)
+			}
+			return ledger.Change{}, protocol.Refuse(protocol.IllegalAct, "the domain is not frozen: nothing is to be done")
 		}
 		change := ledger.Change{Puts: []ledger.Put{{Key: ledger.Key{Kind: kindOpening, ID: commitment}, Value: opening}}}
 		kind := bundle.Frozen

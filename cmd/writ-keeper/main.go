@@ -5,12 +5,26 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 
 	"github.com/writ-attestation/writ/enclave"
 )
+
+const about = `writ-keeper holds one execution: it gets the token that lets work run, renews it,
+and kills the work when it ends. It is started by writ run, writ enclave prove-halt
+and writ-nri, which give it what follows; start those, not this.
+
+Usage:
+  writ-keeper [flags] -- COMMAND...
+
+Exit codes: those of writ run (writ run --help).
+
+Flags:
+`
 
 func main() {
 	if exit, ok := enclave.Reenter(); ok {
@@ -40,7 +54,16 @@ func main() {
 	flag.BoolVar(&cfg.PrivateTmp, "private-tmp", false, "/tmp, /var/tmp and /dev/shm of its own")
 	flag.Func("landlock-ro", "path the work may read and execute; repeatable", func(s string) error { cfg.ReadOnly = append(cfg.ReadOnly, s); return nil })
 	flag.Func("landlock-rw", "path the work may also write; repeatable", func(s string) error { cfg.ReadWrite = append(cfg.ReadWrite, s); return nil })
-	flag.Parse()
+	flag.CommandLine.Init("writ-keeper", flag.ContinueOnError)
+	flag.CommandLine.SetOutput(io.Discard)
+	if err := flag.CommandLine.Parse(os.Args[1:]); errors.Is(err, flag.ErrHelp) {
+		fmt.Print(about)
+		flag.CommandLine.SetOutput(os.Stdout)
+		flag.PrintDefaults()
+		return
+	} else if err != nil {
+		usage(err.Error())
+	}
 	if cfg.NoNet = *net == "none"; !cfg.NoNet && *net != "host" {
 		usage("--net is host or none")
 	}
@@ -58,6 +81,6 @@ func main() {
 }
 
 func usage(what string) {
-	fmt.Fprintf(os.Stderr, "writ: run/usage: %s\n", what)
+	fmt.Fprintf(os.Stderr, "writ: run/usage: %s\n  hint: see 'writ run --help'; it starts writ-keeper\n", what)
 	os.Exit(enclave.ExitRefused)
 }

@@ -20,13 +20,40 @@ import (
 	"github.com/writ-attestation/writ/attestor/workload"
 )
 
+// version is set by the build (-ldflags -X main.version=...).
+var version = "unknown"
+
+// Exit codes, as those of writ.
+const (
+	exitFailed    = 1
+	exitUsage     = 2
+	exitUnreached = 5
+)
+
+// failure is an error that came up while serving; all others are about how the
+// program was called.
+type failure struct {
+	error
+	code int
+	hint string
+}
+
+func (f *failure) Unwrap() error { return f.error }
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := command().ExecuteContext(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "writ-spiffe:", err)
-		os.Exit(1)
+	err := command().ExecuteContext(ctx)
+	stop()
+	if err == nil {
+		return
 	}
+	f := &failure{err, exitUsage, "see 'writ-spiffe --help'"}
+	errors.As(err, &f)
+	fmt.Fprintf(os.Stderr, "writ-spiffe: error: %v\n", err)
+	if f.hint != "" {
+		fmt.Fprintf(os.Stderr, "hint: %s\n", f.hint)
+	}
+	os.Exit(f.code)
 }
 
 func command() *cobra.Command {
@@ -47,12 +74,28 @@ Which process is which workload, --map says; what it does not match gets nothing
   audiences = ["https://db.example.org"]      # of JWT-SVIDs; without any there are none
 
 The domain must allow it too: x509_svids, exchange_audiences and workloads of writd.
-Run it as root or as the agent's own user: only they get SVIDs from the agent.`,
+Run it as root or as the agent's own user: only they get SVIDs from the agent.
+
+Exit codes: 0 told to stop; 1 error; 2 usage, or the map; 5 the agent does not answer.`,
+		Version: version,
 		Example: `  writ-spiffe --map workloads.toml --socket /run/writ/workload.sock
   SPIFFE_ENDPOINT_SOCKET=unix:///run/writ/workload.sock ./api`,
-		Args: cobra.NoArgs, SilenceUsage: true, SilenceErrors: true,
-		RunE: func(cmd *cobra.Command, _ []string) error { return serve(cmd.Context(), agent, socket, file) },
+		SilenceUsage: true, SilenceErrors: true,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return fmt.Errorf("expected no argument, found %q", args)
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			entries, err := readMap(file)
+			if err != nil {
+				return err
+			}
+			return served(serve(cmd.Context(), agent, socket, entries))
+		},
 	}
+	cmd.SetVersionTemplate("writ-spiffe {{.Version}}\n")
 	f := cmd.Flags()
 	f.StringVar(&agent, "agent", "/run/writ/agent.sock", "`path` of the agent's socket")
 	f.StringVar(&socket, "socket", "/run/writ/workload.sock", "`path` of the socket to serve")
@@ -60,11 +103,21 @@ Run it as root or as the agent's own user: only they get SVIDs from the agent.`,
 	return cmd
 }
 
-func serve(ctx context.Context, agent, socket, file string) error {
-	entries, err := readMap(file)
-	if err != nil {
-		return err
+// served says what to do about an error of serving.
+func served(err error) error {
+	var net *net.OpError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &net) && net.Op == "dial" && errors.Is(err, fs.ErrPermission):
+		return &failure{err, exitUnreached, "run it as root or as the agent's own user"}
+	case errors.As(err, &net) && net.Op == "dial":
+		return &failure{err, exitUnreached, "start writ agent, or name its socket with --agent"}
 	}
+	return &failure{err, exitFailed, ""}
+}
+
+func serve(ctx context.Context, agent, socket string, entries workload.Map) error {
 	source := newAgent(agent)
 	domain, node, err := source.whoami(ctx)
 	if err != nil {

@@ -59,7 +59,7 @@ verifier answered, or not the one that the join token is for; 7 no usable TPM; 8
 enrolled, but pending until an operator approves the node.`,
 		Example: `  sudo writ provision --verifier https://verifier.example.org:8443 --join-token-file join.txt
   sudo writ provision --show-ek`,
-		Args: cobra.NoArgs,
+		Args: wantArgs(),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if showEK {
 				return t.printEK(cmd)
@@ -219,7 +219,7 @@ if it dies, work runs to the deadline of its last token and not longer.
 Root, the agent's own user and the users of --allow-uid may use the socket.`,
 		Example: `  sudo writ agent
   writ agent --tpm swtpm:tpm.sock --state state --socket agent.sock`,
-		Args: cobra.NoArgs,
+		Args: wantArgs(),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			e, err := attestor.LoadEnrolment(state)
 			if err != nil {
@@ -376,7 +376,7 @@ legitimate by the word of a verifier, so that the unit is skipped; 255 neither
 agent nor verifier answers, so that it fails, and Restart= tries again.`,
 		Example: `  writ status
   writ status --json | jq .expires`,
-		Args: cobra.NoArgs,
+		Args: wantArgs(),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var s attestor.Status
 			if err := askAgent(cmd.Context(), socket, "/v1/status", &s); condition && err != nil {
@@ -451,7 +451,7 @@ Exit codes: 0 printed; 3 refused; 5 agent or verifier do not answer.`,
 		Example: `  writ token
   writ token --audience https://api.example.org
   writ token --audience https://api.example.org --proof 'GET https://api.example.org/things' | curl -H @- https://api.example.org/things`,
-		Args: cobra.NoArgs,
+		Args: wantArgs(),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			query := url.Values{"audience": {audience}}
 			if certificate != "" {

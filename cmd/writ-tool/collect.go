@@ -71,7 +71,7 @@ func newCollect() *cobra.Command {
 references from or to verify elsewhere. The quote is made for this purpose only:
 no verifier grants a token on it.`,
 		Example: `  writ collect -o node.writ.json --nonce $(openssl rand -hex 32)`,
-		Args:    cobra.NoArgs,
+		Args:    wantArgs(),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			nonce, err := hex.DecodeString(nonceHex)
 			if err != nil || len(nonce) != 32 {

@@ -42,7 +42,7 @@ With --demo, run through what Writ does, check each step, clean up and exit 0 on
 if all of it happened. Needs swtpm, and writd and writ-keeper beside writ.`,
 		Example: `  writ dev
   writ dev --demo`,
-		Args: cobra.NoArgs,
+		Args: wantArgs(),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if o.demo && !cmd.Flags().Changed("token-life") {
 				o.life = 6 * time.Second
@@ -129,6 +129,9 @@ func runDev(ctx context.Context, out io.Writer, o *devOptions) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, d.close()) }()
+	if err := d.acceptable(ctx); err != nil {
+		return err
+	}
 	if o.demo {
 		return d.demo(ctx)
 	}
@@ -236,6 +239,30 @@ func (d *dev) startVerifier(ctx context.Context) (err error) {
 	return d.runVerifier(ctx, "127.0.0.1:0")
 }
 
+// acceptable has writd look at its configuration, before anything starts.
+func (d *dev) acceptable(ctx context.Context) error {
+	writd, err := d.sibling("writd")
+	if err != nil || len(d.options.set) == 0 {
+		return err
+	}
+	var said bytes.Buffer
+	c := exec.CommandContext(ctx, writd, append([]string{"dev", "--check", "--data", d.dir, "--token-life", d.options.life.String()}, d.lines()...)...)
+	c.Stderr, c.Env = &said, ownEnvironment()
+	if err := c.Run(); err != nil {
+		text, _, _ := strings.Cut(strings.TrimPrefix(said.String(), "writd: error: "), "\nhint: ")
+		return exit(exitUsage, errors.New(strings.TrimSpace(text)), "writd example-config prints every key that --set takes")
+	}
+	return nil
+}
+
+// lines are the arguments by which writd dev is given lines of its configuration.
+func (d *dev) lines() (args []string) {
+	for _, line := range d.options.set {
+		args = append(args, "--set", line)
+	}
+	return args
+}
+
 // runVerifier runs writd dev on the data there is, and waits until it serves.
 func (d *dev) runVerifier(ctx context.Context, listen string) error {
 	writd, err := d.sibling("writd")
@@ -248,9 +275,7 @@ func (d *dev) runVerifier(ctx context.Context, listen string) error {
 	}
 	defer r.Close()
 	args := []string{"dev", "--data", filepath.Join(d.dir, "verifier"), "--listen", listen, "--ek-root", filepath.Join(d.dir, "ek-root.pem"), "--reference-key", filepath.Join(d.dir, "reference-key.pem"), "--token-life", d.options.life.String()}
-	for _, line := range d.options.set {
-		args = append(args, "--set", line)
-	}
+	args = append(args, d.lines()...)
 	if d.stage != nil {
 		args = append(args, "--demo", d.stage.socket)
 	}

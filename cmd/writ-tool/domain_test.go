@@ -34,7 +34,7 @@ func TestDomainScript(t *testing.T) {
 	t.Parallel()
 	bin := programs(t)
 	cmds := maps.Clone(domainCommands)
-	cmds["exits"] = exits
+	cmds["exits"], cmds["answer"] = exits, answer
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/domain",
 		RequireExplicitExec: true,
@@ -43,6 +43,7 @@ func TestDomainScript(t *testing.T) {
 			env.Values[siteKey{}] = &site{writd: filepath.Join(bin, "writd")}
 			env.Setenv("HOME", env.WorkDir)
 			env.Setenv("GORACE", "atexit_sleep_ms=0")
+			env.Setenv("BIN", bin)
 			env.Setenv("WRIT_KEEPER", filepath.Join(bin, "writ-keeper"))
 			env.Setenv("WRIT_LEVEL", enclave.Detect().Level.String())
 			env.Setenv("NONCE", strings.Repeat("5a", 32))

@@ -36,7 +36,7 @@ A verifier with prove_halt_every gives no token for an execution to a node whose
 last proof is older. Exit codes: 0 every key halted it; 1 one did not, or
 nothing could be tried.`,
 		Example: `  writ enclave prove-halt --nonce $(openssl rand -hex 16)`,
-		Args:    cobra.NoArgs,
+		Args:    wantArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if b, err := hex.DecodeString(nonce); err != nil || len(b) < 8 || len(b) > 64 {
 				return usageError(cmd, "--nonce %q: expected 8 to 64 bytes in hexadecimal", nonce)

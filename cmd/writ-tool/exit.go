@@ -52,10 +52,51 @@ func seeHelp(cmd *cobra.Command) string { return fmt.Sprintf("see '%s --help'", 
 // wantArgs checks that a command has exactly the named arguments.
 func wantArgs(names ...string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
-		if len(args) != len(names) {
-			return fmt.Errorf("%d arguments: expected %s", len(args), strings.Join(names, " "))
+		if len(args) == len(names) {
+			return nil
 		}
-		return nil
+		expected, found := "no argument", "none"
+		if len(names) > 0 {
+			expected = strings.Join(names, " ")
+		}
+		if len(args) > 0 {
+			found = fmt.Sprintf("%q", args)
+		}
+		return fmt.Errorf("expected %s, found %s", expected, found)
+	}
+}
+
+// needsCommand is the RunE of a command that only groups others: running it
+// alone is a mistake, and must not look like success to a script.
+func needsCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return usageError(cmd, "no command given")
+	}
+	err := fmt.Errorf("unknown command %q", args[0])
+	cmd.SuggestionsMinimumDistance = min(2, len(args[0])/3)
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		return exit(exitUsage, err, fmt.Sprintf("did you mean '%s %s'? All are in '%s --help'", cmd.CommandPath(), near[0], cmd.CommandPath()))
+	}
+	return exit(exitUsage, err, seeHelp(cmd))
+}
+
+// newHelp is cobra's, but what there is no help about is a mistake.
+func newHelp() *cobra.Command {
+	return &cobra.Command{
+		Use:     "help [COMMAND...]",
+		Short:   "Help about any command",
+		Example: "  writ help node revoke",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			about, rest, err := cmd.Root().Find(args)
+			if err != nil {
+				return usageError(cmd.Root(), "%v", err)
+			}
+			if len(rest) > 0 {
+				return needsCommand(about, rest)
+			}
+			about.InitDefaultHelpFlag()
+			return about.Help()
+		},
 	}
 }
 

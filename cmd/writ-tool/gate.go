@@ -64,7 +64,7 @@ Let only the proxy reach --listen: what it says of a request is believed.`,
     --proxy caddy --verifier https://verifier.example.org:8443 --operator gate.pem
   writ gate --trust trust.json --audience https://api.example.org --origin https://api.example.org \
     --upstream http://127.0.0.1:8080 --no-feed`,
-		Args: cobra.NoArgs,
+		Args: wantArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return g.run(cmd) },
 	}
 	g.remote.add(cmd)

@@ -29,7 +29,7 @@ compressed with xz, zstd, gzip or bzip2.
 --merged-usr lists files of /bin, /sbin and /lib* below /usr too.`,
 		Example: `  writ reference import --package coreutils.deb --package bash.deb --merged-usr -o debian.list
   writ reference import --eventlog-yaml events.yaml --name web -o web.json`,
-		Args: cobra.NoArgs,
+		Args: wantArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			switch {
 			case out == "" || (events == "") == (len(pkgs) == 0):

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"text/tabwriter"
 	"time"
@@ -13,7 +14,7 @@ import (
 
 func newKeys() *cobra.Command {
 	cmd := &cobra.Command{Use: "keys", Short: "Show, rotate and withdraw the domain's token keys", RunE: needsCommand}
-	list := operatorCommand("list", "List the token keys", "List every token key the domain has had, and what it is for now.", cobra.NoArgs, func(cmd *cobra.Command, c *client.Client, o *operatorFlags, _ []string) error {
+	list := operatorCommand("list", "List the token keys", "List every token key the domain has had, and what it is for now.", wantArgs(), func(cmd *cobra.Command, c *client.Client, o *operatorFlags, _ []string) error {
 		keys, err := c.TokenKeys(cmd.Context())
 		if err != nil {
 			return err
@@ -37,16 +38,20 @@ func newKeys() *cobra.Command {
 makes one and publishes it; it signs once everybody had time to fetch it
 (token_key_overlap), and the one before stays published until its last token has
 expired. Other verifiers of the domain need its file before then:
-keys/token-KEY.pem.`, cobra.NoArgs, func(cmd *cobra.Command, c *client.Client, o *operatorFlags, _ []string) error {
+keys/token-KEY.pem.`, wantArgs(), func(cmd *cobra.Command, c *client.Client, o *operatorFlags, _ []string) error {
 		return changeKeys(cmd, c, o, protocol.KeyAct{Act: "rotate"})
 	})
 	rotate.Example = "  writ keys rotate"
 	var reason string
 	withdraw := operatorCommand("withdraw KEY", "End a token key and all it signed, at once", `End a token key that others may hold, and every token it signed. If it was the one
 that signs, another signs from now on; relying parties refuse its tokens until they
-fetch the key set. One operator can.`, wantArgs("KEY"), func(cmd *cobra.Command, c *client.Client, o *operatorFlags, args []string) error {
+fetch the key set. One operator can. `+asks, wantArgs("KEY"), func(cmd *cobra.Command, c *client.Client, o *operatorFlags, args []string) error {
+		if err := o.confirm(cmd, func(ctx context.Context) (string, error) { return keyAtStake(ctx, c, args[0]) }); err != nil {
+			return err
+		}
 		return changeKeys(cmd, c, o, protocol.KeyAct{Act: "withdraw", KID: args[0], Reason: reason})
 	})
+	addYes(withdraw)
 	withdraw.Flags().StringVar(&reason, "reason", "", "why; the log holds a commitment to it")
 	withdraw.Example = "  writ keys withdraw KEY --reason 'ticket 4711'"
 	cmd.AddCommand(list, rotate, withdraw)
@@ -62,7 +67,7 @@ func changeKeys(cmd *cobra.Command, c *client.Client, o *operatorFlags, act prot
 	case o.json:
 		return writeJSON(cmd.OutOrStdout(), change)
 	case change.KID == "":
-		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%d of %d approvals; nothing changed yet\n", change.Approvals, change.Needed)
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "nothing changed yet: %d of %d approvers have agreed to another key; the others run writ keys rotate, too\n", change.Approvals, change.Needed)
 	default:
 		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s signs from %s, epoch %d\n", change.KID, second(change.From), change.Epoch)
 	}

@@ -57,6 +57,7 @@ enrolled; 8 partial.`,
 		Version:       version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
+		Args:          cobra.ArbitraryArgs, // needsCommand says what is wrong with them
 		RunE:          needsCommand,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			if err := launch.Settle(cmd.Flags(), config); err != nil {
@@ -87,6 +88,7 @@ enrolled; 8 partial.`,
 		newLog(),
 		newNode(),
 		newOCIHook(),
+		newOperator(),
 		newProvision(),
 		newReference(),
 		newRun(),
@@ -95,15 +97,8 @@ enrolled; 8 partial.`,
 		newVerify(),
 		newVersion(),
 	)
+	root.SetHelpCommand(newHelp())
+	complete(root)
 	markErrors(root)
 	return root
-}
-
-// needsCommand is the RunE of a command that only groups others: running it
-// alone is a mistake, and must not look like success to a script.
-func needsCommand(cmd *cobra.Command, args []string) error {
-	if len(args) > 0 {
-		return usageError(cmd, "unknown command %q", args[0])
-	}
-	return usageError(cmd, "no command given")
 }

@@ -64,7 +64,7 @@ Exit codes: 0 legitimate; 2 no state of a container that has yet to start; 3 not
 legitimate; 5 the agent does not answer.`,
 		Example: `  writ oci-hook <state.json
   "hooks": {"createRuntime": [{"path": "/usr/bin/writ", "args": ["writ", "oci-hook"], "timeout": 30}]}`,
-		Args: cobra.NoArgs,
+		Args: wantArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := readState(cmd.InOrStdin())
 			if err != nil {

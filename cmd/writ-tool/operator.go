@@ -1,9 +1,12 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"text/tabwriter"
 	"time"
@@ -20,7 +23,7 @@ import (
 // operatorFlags are the flags of every command that governs a domain.
 type operatorFlags struct {
 	operator, verifier string
-	json               bool
+	json, yes          bool
 }
 
 func (o *operatorFlags) add(cmd *cobra.Command) {
@@ -37,7 +40,11 @@ func (o *operatorFlags) dial(cmd *cobra.Command) (*client.Client, error) {
 	}
 	raw, err := os.ReadFile(o.operator)
 	if err != nil {
-		return nil, exit(exitUsage, fmt.Errorf("reading the operator's file: %w", err), "")
+		hint := "a verifier's first start writes one, operator.pem in its data directory; writd operator issues more"
+		if errors.Is(err, fs.ErrPermission) {
+			hint = "it holds a private key and is its owner's alone; run this as that user, or have writd operator issue another one"
+		}
+		return nil, exit(exitUsage, fmt.Errorf("reading the operator's file %s: %w", o.operator, unwrapPath(err)), hint)
 	}
 	id, err := keys.ParseIdentity(raw)
 	if err != nil {
@@ -69,14 +76,17 @@ func newNode() *cobra.Command {
 	cmd := &cobra.Command{Use: "node", Short: "List, approve, suspend and revoke nodes", RunE: needsCommand}
 	cmd.AddCommand(newNodeList(), newNodeShow(),
 		newNodeAct("approve", "active", "Let a node be granted tokens", "Let a pending or suspended node be granted tokens. Evidence alone never does."),
-		newNodeAct("suspend", "suspended", "End a node's tokens until it is approved again", ""),
-		newNodeAct("revoke", "revoked", "End a node's tokens for ever", "End a node's tokens for ever. Its work stops at once where its agent listens, at the deadline otherwise."),
-		newNodeAct("retire", "retired", "Take a node out of service for ever", ""))
+		newNodeAct("suspend", "suspended", "End a node's tokens until it is approved again", `End a node's tokens until it is approved again. Its work stops at once where its
+agent listens, at the deadline otherwise.`),
+		newNodeAct("revoke", "revoked", "End a node's tokens for ever", `End a node's tokens for ever: no act and no evidence bring it back. Its work stops
+at once where its agent listens, at the deadline otherwise. `+asks),
+		newNodeAct("retire", "retired", "Take a node out of service for ever", `Take a node out of service for ever, as when its hardware is given away. What it
+still runs stops as after revoke. `+asks))
 	return cmd
 }
 
 func newNodeList() *cobra.Command {
-	cmd := operatorCommand("list", "List the domain's nodes", "", cobra.NoArgs, func(cmd *cobra.Command, c *client.Client, o *operatorFlags, _ []string) error {
+	cmd := operatorCommand("list", "List the domain's nodes", "", wantArgs(), func(cmd *cobra.Command, c *client.Client, o *operatorFlags, _ []string) error {
 		nodes := []protocol.Node{}
 		for after := ""; ; {
 			page, err := c.Nodes(cmd.Context(), after, 500)
@@ -118,6 +128,7 @@ func newNodeShow() *cobra.Command {
 		}
 		return printNode(cmd.OutOrStdout(), n)
 	})
+	cmd.ValidArgsFunction = completeNode
 	cmd.Example = `  writ node show 5f0d2c9e8b7a61534f0d2c9e8b7a6153`
 	return cmd
 }
@@ -146,7 +157,13 @@ func printNode(w io.Writer, n *protocol.Node) error {
 
 func newNodeAct(verb, status, short, long string) *cobra.Command {
 	var reason string
+	final := status == "revoked" || status == "retired"
 	cmd := operatorCommand(verb+" NODE", short, long, wantArgs("NODE"), func(cmd *cobra.Command, c *client.Client, o *operatorFlags, args []string) error {
+		if final {
+			if err := o.confirm(cmd, func(ctx context.Context) (string, error) { return nodeAtStake(ctx, c, args[0], verb) }); err != nil {
+				return err
+			}
+		}
 		n, err := c.SetStatus(cmd.Context(), args[0], protocol.StatusChange{Status: status, Reason: reason})
 		if err != nil {
 			return err
@@ -158,6 +175,10 @@ func newNodeAct(verb, status, short, long string) *cobra.Command {
 		return err
 	})
 	cmd.Flags().StringVar(&reason, "reason", "", "why; the log holds a commitment to it")
+	if final {
+		addYes(cmd)
+	}
+	cmd.ValidArgsFunction = completeNode
 	cmd.Example = fmt.Sprintf("  writ node %s 5f0d2c9e8b7a61534f0d2c9e8b7a6153 --reason 'ticket 4711'", verb)
 	return cmd
 }
@@ -168,7 +189,7 @@ func newJoinToken() *cobra.Command {
 	var life time.Duration
 	create := operatorCommand("create --class CLASS", "Make a join token, good once", `Make a join token for a node of a machine class. It is printed once. With --ek,
 the SHA-256 of the node's EK public area (writ provision --show-ek prints it on the
-machine), only that TPM can use it and it enrols without an approval.`, cobra.NoArgs, func(cmd *cobra.Command, c *client.Client, o *operatorFlags, _ []string) error {
+machine), only that TPM can use it and it enrols without an approval.`, wantArgs(), func(cmd *cobra.Command, c *client.Client, o *operatorFlags, _ []string) error {
 		if req.Class == "" {
 			return usageError(cmd, "--class is needed")
 		}
@@ -189,7 +210,7 @@ machine), only that TPM can use it and it enrols without an approval.`, cobra.No
 	create.Flags().StringVar(&req.Class, "class", "", "machine `class` of the node: names its reference set")
 	create.Flags().StringVar(&req.EK, "ek", "", "`digest` of the only EK that may use it")
 	create.Flags().DurationVar(&life, "life", 24*time.Hour, "how long it is good, at most 24h")
-	list := operatorCommand("list", "List join tokens, without their secrets", "", cobra.NoArgs, func(cmd *cobra.Command, c *client.Client, o *operatorFlags, _ []string) error {
+	list := operatorCommand("list", "List join tokens, without their secrets", "", wantArgs(), func(cmd *cobra.Command, c *client.Client, o *operatorFlags, _ []string) error {
 		tokens, err := c.JoinTokens(cmd.Context())
 		if err != nil {
 			return err
@@ -231,6 +252,7 @@ verify checks with no network. Denials too.`, wantArgs("NODE"), func(cmd *cobra.
 		return writeOutput(cmd, out, append(trimNewline(raw), '\n'), 0o644)
 	})
 	cmd.Flags().StringVarP(&out, "output", "o", "", "write the bundle to `file` (- for standard output)")
+	cmd.ValidArgsFunction = completeNode
 	cmd.Flags().Int64Var(&index, "index", -1, "log `index` of the decision (default the latest)")
 	cmd.Example = `  writ bundle 5f0d2c9e8b7a61534f0d2c9e8b7a6153 -o node.writ.json
   writ bundle 5f0d2c9e8b7a61534f0d2c9e8b7a6153 --index 1234 -o denial.writ.json`
@@ -271,26 +293,44 @@ Exit codes: 0 in force; 8 waiting for further operators; 3 refused.`, wantArgs("
 }
 
 func newFreeze(frozen bool) *cobra.Command {
-	use, short, long := "freeze", "Stop the whole domain: no token is issued, every token ends", "Stop the whole domain. One operator can; lifting it takes as many as the domain's approvals say."
+	use, short, long := "freeze", "Stop the whole domain: no token is issued, every token ends", `Stop the whole domain: all work of all nodes ends. One operator can; lifting it
+takes as many as the domain's approvals say. `+asks
 	if !frozen {
-		use, short, long = "unfreeze", "Agree to lift a freeze", "Agree to lift a freeze. It is lifted when enough different operators agree."
+		use, short, long = "unfreeze", "Agree to lift a freeze", `Agree to lift a freeze. It is lifted when enough different operators agree.
+
+Exit codes: 0 lifted; 8 waiting for further operators; 3 refused.`
 	}
 	var reason string
-	cmd := operatorCommand(use, short, long, cobra.NoArgs, func(cmd *cobra.Command, c *client.Client, o *operatorFlags, _ []string) error {
+	cmd := operatorCommand(use, short, long, wantArgs(), func(cmd *cobra.Command, c *client.Client, o *operatorFlags, _ []string) error {
+		if frozen {
+			if err := o.confirm(cmd, func(ctx context.Context) (string, error) { return domainAtStake(ctx, c) }); err != nil {
+				return err
+			}
+		}
 		g, err := c.Freeze(cmd.Context(), protocol.GovernanceChange{Frozen: frozen, Reason: reason})
 		if err != nil {
 			return err
 		}
-		if o.json {
-			return writeJSON(cmd.OutOrStdout(), g)
+		switch {
+		case o.json:
+			if err = writeJSON(cmd.OutOrStdout(), g); err == nil && g.Frozen && !frozen {
+				err = exit(exitPartial, nil, "")
+			}
+		case frozen:
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "the domain is frozen, epoch %d; %d approvers must agree to lift that: writ unfreeze\n", g.Epoch, g.Needed)
+		case g.Frozen:
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "the domain is still frozen, epoch %d: %d of %d approvers have agreed to lift that\n", g.Epoch, g.Approvals, g.Needed)
+			if err == nil {
+				err = exit(exitPartial, nil, "")
+			}
+		default:
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "the domain is not frozen any more, epoch %d\n", g.Epoch)
 		}
-		word := "not frozen"
-		if g.Frozen {
-			word = "frozen"
-		}
-		_, err = fmt.Fprintf(cmd.OutOrStdout(), "the domain is %s, epoch %d (%d of %d approvals)\n", word, g.Epoch, g.Approvals, g.Needed)
 		return err
 	})
+	if frozen {
+		addYes(cmd)
+	}
 	cmd.Flags().StringVar(&reason, "reason", "", "why; the log holds a commitment to it")
 	cmd.Example = fmt.Sprintf("  writ %s --reason 'ticket 4711'", use)
 	return cmd

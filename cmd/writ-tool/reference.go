@@ -39,6 +39,7 @@ func newLearn() *cobra.Command {
 	var name, out string
 	var recorded []string
 	var vary []int
+	var pop string
 	cmd := &cobra.Command{
 		Use:   "learn --name CLASS -o FILE [BUNDLE...]",
 		Short: "Learn a reference set from good boots",
@@ -47,7 +48,11 @@ collect) or recorded machines that are known to be good.
 
 Events common to all of them are allowed. What varies between them in PCR 0, 2,
 4, 7, 8, 9, 11 or 14 is denied and printed as a question; answer with --vary PCR
-to allow every variant seen. Evidence that does not verify is refused.`,
+to allow every variant seen. Evidence that does not verify is refused.
+
+With --pop tpm the set demands that the key which tokens are bound to lives in the
+node's TPM, as writ agent --pop tpm makes it. That is policy and not seen in a boot:
+learn does not guess it.`,
 		Example: `  writ reference learn --name web -o web.json node1.writ.json node2.writ.json
   writ reference learn --name lab -o lab.json --recorded testdata/boots/c-grub-sb`,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -58,9 +63,15 @@ to allow every variant seen. Evidence that does not verify is refused.`,
 			if err != nil {
 				return err
 			}
+			if pop != "lease" && pop != reference.PoPTPM {
+				return usageError(cmd, "--pop takes lease or tpm, found %q", pop)
+			}
 			set, notes, err := reference.Learn(name, samples, vary)
 			if err != nil {
 				return err
+			}
+			if pop == reference.PoPTPM {
+				set.PoP = pop
 			}
 			questions := 0
 			for _, n := range notes {
@@ -81,6 +92,7 @@ to allow every variant seen. Evidence that does not verify is refused.`,
 	f.StringVar(&name, "name", "", "machine `class` the set is for")
 	f.StringVarP(&out, "output", "o", "", "write the set to `file` (- for standard output)")
 	f.StringArrayVar(&recorded, "recorded", nil, "learn from a machine recorded in `dir` (repeatable)")
+	f.StringVar(&pop, "pop", "lease", "where the key that tokens are bound to must live: `lease` (anywhere) or tpm")
 	f.IntSliceVar(&vary, "vary", nil, "allow every variant seen in this `PCR` (repeatable)")
 	return cmd
 }
@@ -148,7 +160,7 @@ func newShow() *cobra.Command {
 
 func showSet(w io.Writer, s *reference.Set) {
 	sum := s.Digest()
-	fmt.Fprintf(w, "%s generation %d\ndigest      %x\nrequired    %v\ntpm vendors %v\n%ssecure boot %s\n", s.Name, s.Generation, sum, s.Required, s.TPM.Vendors, makers(s.TPM.DeviceMakers), s.SecureBoot)
+	fmt.Fprintf(w, "%s generation %d\ndigest      %x\nrequired    %v\ntpm vendors %v\n%ssecure boot %s\n%s", s.Name, s.Generation, sum, s.Required, s.TPM.Vendors, makers(s.TPM.DeviceMakers), s.SecureBoot, possession(s))
 	for _, b := range s.Base {
 		fmt.Fprintf(w, "builds on   %s generation >= %d %s\n", b.Name, b.Generation, b.Digest)
 	}
@@ -299,7 +311,7 @@ func newKey() *cobra.Command {
 		Short:   "Make a key to sign reference sets with",
 		Long:    "Make an Ed25519 key in FILE (PEM, mode 0600) and print its public half, which\nbelongs into the verifiers' reference_keys. An existing file is kept and shown.",
 		Example: "  writ reference key -o reference.pem",
-		Args:    cobra.NoArgs,
+		Args:    wantArgs(),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if out == "" {
 				return usageError(cmd, "-o FILE is needed")
@@ -333,7 +345,7 @@ func loadKey(path string, create bool) (k ed25519.PrivateKey, made bool, err err
 		return k, true, err
 	}
 	if err != nil {
-		return nil, false, exit(exitUsage, fmt.Errorf("reading the key %s: %w", path, unwrapPath(err)), "--create-key makes one")
+		return nil, false, exit(exitUsage, fmt.Errorf("reading the key %s: %w", path, unwrapPath(err)), "writ reference key -o FILE makes one")
 	}
 	b, _ := pem.Decode(raw)
 	if b == nil {
@@ -369,6 +381,14 @@ func writeOutput(cmd *cobra.Command, path string, data []byte, mode os.FileMode)
 		return err
 	}
 	return durable.WriteFile(path, data, mode)
+}
+
+// possession is the line about the key of proof of possession, if the set demands one.
+func possession(s *reference.Set) string {
+	if s.PoP == "" {
+		return ""
+	}
+	return fmt.Sprintf("pop         %s: the key that tokens are bound to lives in the TPM\n", s.PoP)
 }
 
 // makers is the line about makers of devices, if there are any.

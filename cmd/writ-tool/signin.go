@@ -15,7 +15,7 @@ as this operator: once, within a minute. The session ends with the operator's
 certificate or after 8 hours; it may act for 15 minutes, then sign in again. Open
 the link yourself: whoever has it first acts in your name. It is known to this
 verifier alone and ends when that is restarted. The page must be open
-(public.pages = ["console"]).`, cobra.NoArgs, func(cmd *cobra.Command, c *client.Client, o *operatorFlags, _ []string) error {
+(public.pages = ["console"]).`, wantArgs(), func(cmd *cobra.Command, c *client.Client, o *operatorFlags, _ []string) error {
 		s, err := c.SignIn(cmd.Context())
 		if err != nil {
 			return err

@@ -37,10 +37,9 @@ the set's reason, and does not change the exit code.`,
 		Example: `  writ verify node.writ.json --trust trust.json
   writ verify node.writ.json --trust trust.json --explain
   writ verify --recorded testdata/boots/c-grub-sb --reference grub.signed.json --trust trust.json`,
-		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if (len(args) == 1) == (o.recorded != "") {
-				return usageError(cmd, "give either a bundle FILE or --recorded DIR")
+			if len(args) > 1 || (len(args) == 1) == (o.recorded != "") {
+				return usageError(cmd, "expected one bundle FILE, or --recorded DIR instead; found %d files and --recorded %q", len(args), o.recorded)
 			}
 			if o.recorded == "" && o.trust == "" {
 				return usageError(cmd, "--trust FILE is needed: a bundle's own keys vouch for nothing")
@@ -98,7 +97,7 @@ func (o *verifyOptions) verify(cmd *cobra.Command, args []string) (*bundle.Repor
 	}
 	b, err := bundle.Parse(raw)
 	if err != nil {
-		return nil, exit(exitInvalid, fmt.Errorf("%s: %w", args[0], err), "get it again: writ bundle NODE -o FILE")
+		return nil, exit(exitInvalid, fmt.Errorf("%s: %w", args[0], err), "a bundle is what writ bundle NODE -o FILE, or writ collect, has written; get it again")
 	}
 	if set == nil {
 		return o.explained(bundle.Verify(b, trust), b.Input), nil

@@ -13,7 +13,7 @@ func newVersion() *cobra.Command {
 		Use:     "version",
 		Short:   "Print the version",
 		Example: "  writ version",
-		Args:    cobra.NoArgs,
+		Args:    wantArgs(),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if asJSON {
 				return writeJSON(cmd.OutOrStdout(), struct {

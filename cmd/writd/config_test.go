@@ -72,3 +72,26 @@ func TestBadConfig(t *testing.T) {
 		}
 	}
 }
+
+// TestConfigWarnings: what can be served and will not work is said before the start.
+func TestConfigWarnings(t *testing.T) {
+	t.Parallel()
+	example, err := parseConfig(exampleConfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := strings.Join(example.warnings(0, 0), "\n")
+	for _, want := range []string{"domain is the example's", "no reference_keys", `ek_roots = ["vendors"]`} {
+		if !strings.Contains(said, want) {
+			t.Errorf("of the example nothing is said of %q:\n%s", want, said)
+		}
+	}
+	example.Domain, example.ReferenceKeys = "mine.example", []string{"x"}
+	if said := example.warnings(1, 0); len(said) > 0 {
+		t.Errorf("%q", said)
+	}
+	example.Approvals = 1
+	if said := example.warnings(0, 1); len(said) != 1 || !strings.Contains(said[0], "approvals") {
+		t.Errorf("%q", said)
+	}
+}

@@ -51,7 +51,7 @@ func (c *config) onlySQLite() error {
 	if c.Database == "" {
 		return nil
 	}
-	return failure{exitUsage, errors.New("the history is in PostgreSQL: back it up and restore it with its own tools (pg_basebackup, archived WAL)")}
+	return unusable(errors.New("the history is in PostgreSQL: back it up and restore it with its own tools (pg_basebackup, archived WAL)"))
 }
 
 func checkDatabase(name string) error {

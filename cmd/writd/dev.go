@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -36,18 +35,19 @@ func newDev() *cobra.Command {
 	var dir, listen, refKey, demo string
 	var roots, set []string
 	var life time.Duration
-	cmd := &cobra.Command{Use: "dev --data DIR", Short: "Run the verifier of `writ dev`: loopback, for play only", Example: "  writ dev   # runs it", Args: cobra.NoArgs,
+	var only bool
+	cmd := &cobra.Command{Use: "dev --data DIR", Short: "Run the verifier of `writ dev`: loopback, for play only", Example: "  writ dev   # runs it", Args: wantArgs(),
 		RunE: runs(func(cmd *cobra.Command, _ []string) error {
 			if dir == "" {
-				return failure{exitUsage, errors.New("--data DIR is needed; writ dev gives it")}
+				return misuse("--data DIR is needed; writ dev gives it")
 			}
 			host, _, err := net.SplitHostPort(listen)
 			if err != nil || !loopback(host) {
-				return failure{exitUsage, fmt.Errorf("listening on %q: writd dev serves loopback only", listen)}
+				return unusable(fmt.Errorf("listening on %q: writd dev serves loopback only", listen))
 			}
 			c, err := decodeConfig([]byte(strings.Join(set, "\n")))
 			if err != nil {
-				return failure{exitUsage, fmt.Errorf("reading --set: %w", err)}
+				return unusable(fmt.Errorf("reading --set: %w", err))
 			}
 			if !strings.HasSuffix(c.Domain, ".invalid") { // RFC 6761: nobody's, ever
 				c.Domain = "dev.invalid"
@@ -59,12 +59,12 @@ func newDev() *cobra.Command {
 			if refKey != "" {
 				pem, err := os.ReadFile(refKey)
 				if err != nil {
-					return failure{exitUsage, err}
+					return unusable(err)
 				}
 				c.ReferenceKeys = []string{string(pem)}
 			}
-			if err := c.check(); err != nil {
-				return failure{exitUsage, err}
+			if err := c.check(); err != nil || only {
+				return unusable(err)
 			}
 			if demo != "" { // no configuration opens it
 				c.Public.Pages = append(c.Public.Pages, "demo")
@@ -88,6 +88,7 @@ func newDev() *cobra.Command {
 	f.StringVar(&refKey, "reference-key", "", "public key `file` that reference sets are signed with")
 	f.StringSliceVar(&roots, "ek-root", nil, "`file` with the root of the software TPMs' maker")
 	f.StringArrayVar(&set, "set", nil, "`line` of writd.toml, for what is not set by this command itself")
+	f.BoolVar(&only, "check", false, "only see whether this could be served")
 	f.StringVar(&demo, "demo", "", "unix `socket` of writ dev, which plays what the page /demo asks for; empty: there is no such page")
 	f.DurationVar(&life, "token-life", time.Minute, "how long tokens live")
 	return cmd
@@ -109,7 +110,7 @@ func mark(dir string) error {
 	}
 	for _, e := range entries {
 		if !strings.HasPrefix(e.Name(), ".") {
-			return failure{exitUsage, fmt.Errorf("%s holds files that writd dev did not make; use an empty directory", dir)}
+			return unusable(fmt.Errorf("%s holds files that writd dev did not make; use an empty directory", dir))
 		}
 	}
 	return durable.WriteFile(path, []byte("Made by writ dev: keys and TPM maker are for play. writd serve refuses this directory.\n"), 0o644)

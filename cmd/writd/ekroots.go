@@ -12,7 +12,7 @@ import (
 
 func newEKRoots() *cobra.Command {
 	return &cobra.Command{
-		Use: "ek-roots", Short: "List the bundle of TPM makers' roots that ek_roots = [\"vendors\"] selects", Example: "  writd ek-roots", Args: cobra.NoArgs,
+		Use: "ek-roots", Short: "List the bundle of TPM makers' roots that ek_roots = [\"vendors\"] selects", Example: "  writd ek-roots", Args: wantArgs(),
 		RunE: runs(func(cmd *cobra.Command, _ []string) error {
 			roots, err := ekroots.Roots()
 			if err != nil {

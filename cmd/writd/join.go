@@ -2,7 +2,6 @@ package main
 
 import (
 	"crypto/ed25519"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -43,7 +42,7 @@ all verifiers of the domain share (tokens, both authorities, challenges), the lo
 keys to know, printed as well, and the latest checkpoint. The file is as secret
 as the keys folder; delete it after writd join.`, "  writd invite --config writd.toml -o second.invitation", func(cmd *cobra.Command, c *config) error {
 		if out == "" {
-			return failure{exitUsage, errors.New("-o FILE is needed")}
+			return misuse("-o FILE is needed")
 		}
 		k, err := keysOf(c, false)
 		if err != nil {
@@ -86,26 +85,26 @@ log key. The other verifiers come to know it by their configuration: list it und
 peers of every one of them and restart them, and list their keys under peers here.
 Until one of them has recorded it, this verifier does not start.`, "  writd join --config writd.toml --invitation second.invitation", func(cmd *cobra.Command, c *config) error {
 		if in == "" {
-			return failure{exitUsage, errors.New("--invitation FILE is needed")}
+			return misuse("--invitation FILE is needed")
 		}
 		raw, err := os.ReadFile(in)
 		if err != nil {
-			return failure{exitUsage, err}
+			return unusable(err)
 		}
 		inv, err := keys.ParseInvitation(raw, c.Domain)
 		if err != nil {
-			return failure{exitUsage, err}
+			return unusable(err)
 		}
 		guard := filepath.Join(c.Data, guardFile)
 		if _, err := os.Stat(guard); err == nil {
-			return failure{exitUsage, fmt.Errorf("%s is there already; join with an empty data directory", guard)}
+			return unusable(fmt.Errorf("%s is there already; join with an empty data directory", guard))
 		}
 		k, err := inv.Join(c.Data)
 		if err != nil {
-			return failure{exitUsage, err}
+			return unusable(err)
 		}
 		if err := ledger.SeedGuard(guard, []byte(inv.Checkpoint), inv.Log...); err != nil {
-			return failure{exitUsage, err}
+			return unusable(err)
 		}
 		vkeys, err := c.logKeys(k)
 		if err != nil {

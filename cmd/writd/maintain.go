@@ -23,12 +23,12 @@ import (
 // --data and --domain.
 func dataCommand(use, short, long, example string, run func(cmd *cobra.Command, c *config) error) *cobra.Command {
 	var path, data, domain string
-	cmd := &cobra.Command{Use: use, Short: short, Long: long, Example: example, Args: cobra.NoArgs, RunE: runs(func(cmd *cobra.Command, _ []string) error {
+	cmd := &cobra.Command{Use: use, Short: short, Long: long, Example: example, Args: wantArgs(), RunE: runs(func(cmd *cobra.Command, _ []string) error {
 		switch {
 		case path != "" && data+domain != "":
-			return failure{exitUsage, errors.New("--config FILE or --data DIR with --domain NAME, not both")}
+			return misuse("--config FILE or --data DIR with --domain NAME, not both")
 		case path == "" && data+domain != "" && (data == "" || domain == ""):
-			return failure{exitUsage, errors.New("--data DIR and --domain NAME go together")}
+			return misuse("--data DIR and --domain NAME go together")
 		case data != "":
 			c := defaults()
 			c.Data, c.Domain = data, domain
@@ -117,7 +117,7 @@ func report(w io.Writer, damage []string, r ledger.Report, state verifier.StateR
 		fmt.Fprintf(w, "note: %s\n", n)
 	}
 	if n := len(damage) + len(r.Problems) + len(state.Problems); n > 0 {
-		return failure{exitInvalid, fmt.Errorf("%d problems", n)}
+		return failure{code: exitInvalid, error: fmt.Errorf("%d problems", n)}
 	}
 	fmt.Fprintln(w, "clean")
 	return nil
@@ -127,7 +127,7 @@ func newBackup() *cobra.Command {
 	var out string
 	cmd := dataCommand("backup -o FILE", "Copy the database while it is in use", "Write a consistent copy of the database. Keys and guard file are not in it: back\nup the data directory's keys folder once, apart.", "  writd backup --config writd.toml -o writ-$(date +%F).db", func(cmd *cobra.Command, c *config) error {
 		if out == "" {
-			return failure{exitUsage, errors.New("-o FILE is needed")}
+			return misuse("-o FILE is needed")
 		}
 		if err := c.onlySQLite(); err != nil {
 			return err
@@ -151,7 +151,7 @@ A backup older than the guard file is a rollback: writd serve then refuses, for
 revocations may be missing from it. Only the newest backup of a database whose
 last commits were never answered can be served again.`, "  writd restore --config writd.toml --from writ-2026-07-01.db", func(cmd *cobra.Command, c *config) error {
 		if from == "" {
-			return failure{exitUsage, errors.New("--from FILE is needed")}
+			return misuse("--from FILE is needed")
 		}
 		if err := c.onlySQLite(); err != nil {
 			return err
@@ -164,22 +164,22 @@ last commits were never answered can be served again.`, "  writd restore --confi
 
 func restore(ctx context.Context, from, to string) error {
 	if _, err := os.Stat(to); err == nil {
-		return failure{exitUsage, fmt.Errorf("%s exists; move it away first, and keep it", to)}
+		return unusable(fmt.Errorf("%s exists; move it away first, and keep it", to))
 	}
 	if wal, err := os.Stat(to + "-wal"); err == nil && wal.Size() > 0 { // it would be replayed into whatever database is beside it
-		return failure{exitUsage, fmt.Errorf("%s-wal exists and belongs to the database that was there; move it away with that one", to)}
+		return unusable(fmt.Errorf("%s-wal exists and belongs to the database that was there; move it away with that one", to))
 	}
 	s, err := store.ReadSQLite(ctx, from)
 	if err != nil {
-		return failure{exitInvalid, err}
+		return failure{code: exitInvalid, error: err}
 	}
 	defer s.Close()
 	problems, err := s.Check(ctx)
 	if err != nil {
-		return failure{exitInvalid, err}
+		return failure{code: exitInvalid, error: err}
 	}
 	if len(problems) > 0 {
-		return failure{exitInvalid, fmt.Errorf("%s is damaged: %s", from, problems[0])}
+		return failure{code: exitInvalid, error: fmt.Errorf("%s is damaged: %s", from, problems[0])}
 	}
 	part := to + ".part"
 	if err := os.Remove(part); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -198,7 +198,7 @@ func restore(ctx context.Context, from, to string) error {
 func keysOf(c *config, empty bool) (*keys.Keys, error) {
 	k, err := keys.Open(c.Data, c.Domain, empty, time.Now())
 	if err != nil {
-		return nil, failure{exitUsage, err}
+		return nil, unusable(err)
 	}
 	return k, nil
 }
@@ -211,9 +211,10 @@ func newIssueOperator() *cobra.Command {
 It needs the domain's operator CA, so it runs beside the verifier's data.
 
 Roles: viewer, auditor, operator, approver, and relying-party for a gate. None
-contains another.`, "  writd operator --config writd.toml --name alice --role operator --role viewer -o alice.pem", func(cmd *cobra.Command, c *config) error {
+contains another. A name whose certificates were revoked (writ operator revoke) can
+be given another one.`, "  writd operator --config writd.toml --name alice --role operator --role viewer -o alice.pem", func(cmd *cobra.Command, c *config) error {
 		if name == "" || out == "" {
-			return failure{exitUsage, errors.New("--name and -o are needed")}
+			return misuse("--name and -o are needed")
 		}
 		k, err := keysOf(c, false)
 		if err != nil {
@@ -223,9 +224,9 @@ contains another.`, "  writd operator --config writd.toml --name alice --role op
 		for _, r := range roles {
 			op.Roles = append(op.Roles, keys.Role(r))
 		}
-		raw, err := k.IssueOperator(op, life, time.Now())
+		raw, err := c.issue(cmd.Context(), k, op, life)
 		if err != nil {
-			return failure{exitUsage, err}
+			return unusable(err)
 		}
 		return durable.WriteFile(out, raw, 0o600)
 	})
@@ -234,4 +235,22 @@ contains another.`, "  writd operator --config writd.toml --name alice --role op
 	cmd.Flags().StringSliceVar(&roles, "role", []string{"viewer"}, "`role` (repeatable)")
 	cmd.Flags().DurationVar(&life, "life", 90*24*time.Hour, "how long the certificate is good")
 	return cmd
+}
+
+// issue makes an operator's certificate. One of a name that was revoked has to begin
+// after that, so the database is asked, if there is one yet.
+func (c *config) issue(ctx context.Context, k *keys.Keys, op keys.Operator, life time.Duration) ([]byte, error) {
+	db, err := c.readDatabase(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer db.Close()
+	revoked, ok, err := verifier.RevokedAt(ctx, db, op.Name)
+	if err != nil {
+		return nil, err
+	}
+	if ok {
+		return k.ReissueOperator(op, life, time.Now(), revoked)
+	}
+	return k.IssueOperator(op, life, time.Now())
 }

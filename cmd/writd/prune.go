@@ -88,17 +88,17 @@ Exit codes: 0 pruned, or nothing was old enough; 2 usage; 1 anything else.`,
 			if before != "" {
 				at, err := parseDay(before)
 				if err != nil {
-					return failure{exitUsage, err}
+					return unusable(err)
 				}
 				if at.After(now) {
-					return failure{exitUsage, fmt.Errorf("--before %s is in the future", before)}
+					return unusable(fmt.Errorf("--before %s is in the future", before))
 				}
 				if cut = (verifier.Cut{Evidence: at.Unix()}); entries {
 					cut.Entries = at.Unix()
 				}
 			}
 			if cut == (verifier.Cut{}) {
-				return failure{exitUsage, errors.New("nothing says what is old: set [retention] in the configuration, or --before DATE")}
+				return unusable(errors.New("nothing says what is old: set [retention] in the configuration, or --before DATE"))
 			}
 			p, err := prune(cmd, c, cut, dryRun)
 			if err != nil {

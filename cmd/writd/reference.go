@@ -4,7 +4,6 @@ import (
 	"crypto"
 	"crypto/x509"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -23,9 +22,7 @@ func newReference() *cobra.Command {
 		Long: `Exchange reference values with other verifiers as CoRIM. All else about reference
 sets is done with writ reference.`,
 		Example: "  writd reference export web.signed.json -o web.corim",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return errors.New("no command given; see writd reference --help")
-		},
+		RunE:    needsCommand,
 	}
 	cmd.AddCommand(newReferenceExport(), newReferenceImport())
 	return cmd
@@ -39,10 +36,10 @@ func newReferenceExport() *cobra.Command {
 		Long: `Write a reference set, signed or not, as an unsigned CoRIM with the PCR values that
 its events lead to. What CoRIM cannot hold is left out and said so.`,
 		Example: "  writd reference export web.signed.json -o web.corim",
-		Args:    cobra.ExactArgs(1),
+		Args:    wantArgs("FILE"),
 		RunE: runs(func(cmd *cobra.Command, args []string) error {
 			if out == "" {
-				return failure{exitUsage, errors.New("-o FILE is needed")}
+				return misuse("-o FILE is needed")
 			}
 			s, err := readReference(args[0])
 			if err != nil {
@@ -73,10 +70,10 @@ no TPM vendor. Complete and read it, then sign it with writ reference sign.
 
 A signed CoRIM is read with its signer's public key (--key, PEM) only.`,
 		Example: "  writd reference import vendor.corim --key vendor.pem --name web -o web.json",
-		Args:    cobra.ExactArgs(1),
+		Args:    wantArgs("FILE"),
 		RunE: runs(func(cmd *cobra.Command, args []string) error {
 			if out == "" || name == "" {
-				return failure{exitUsage, errors.New("--name CLASS and -o FILE are needed")}
+				return misuse("--name CLASS and -o FILE are needed")
 			}
 			b, err := readSmall(args[0])
 			if err != nil {

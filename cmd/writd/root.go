@@ -22,7 +22,7 @@ func (v *running) openRoot() error {
 		err = fmt.Errorf("%w; the domain's root key is in it (root_tpm). If that TPM is lost, see Token keys in docs/operations.md", err)
 	}
 	if err != nil {
-		return failure{exitUsage, fmt.Errorf("reading the root key: %w", err)}
+		return unusable(fmt.Errorf("reading the root key: %w", err))
 	}
 	return nil
 }

@@ -42,7 +42,7 @@ const (
 func newServe() *cobra.Command {
 	var path string
 	var how onOpen
-	cmd := &cobra.Command{Use: "serve --config FILE", Short: "Run a verifier", Args: cobra.NoArgs,
+	cmd := &cobra.Command{Use: "serve --config FILE", Short: "Run a verifier", Args: wantArgs(),
 		Long: `Run a verifier until it is told to stop. The first start makes the domain's keys
 and the first operator's certificate in the data directory.
 
@@ -56,7 +56,7 @@ or another one; 6 the database is older than what was signed, or another history
 				return err
 			}
 			if _, err := os.Stat(filepath.Join(c.Data, devMark)); err == nil {
-				return failure{exitUsage, fmt.Errorf("%s was made by writ dev, whose keys and TPM maker are for play; use another data directory", c.Data)}
+				return unusable(fmt.Errorf("%s was made by writ dev, whose keys and TPM maker are for play; use another data directory", c.Data))
 			}
 			v, err := open(cmd.Context(), c, newLogger(cmd.ErrOrStderr(), c), how)
 			if err != nil {
@@ -152,24 +152,24 @@ func (v *running) service(ctx context.Context) (*verifier.Service, error) {
 	c := v.cfg
 	roots, err := c.ekRoots()
 	if err != nil {
-		return nil, failure{exitUsage, err}
+		return nil, unusable(err)
 	}
 	devices, err := c.iakRoots()
 	if err != nil {
-		return nil, failure{exitUsage, err}
+		return nil, unusable(err)
 	}
 	bundle, intermediates := c.ekBundle()
 	signers, err := c.referenceKeys()
 	if err != nil {
-		return nil, failure{exitUsage, err}
+		return nil, unusable(err)
 	}
 	peers, err := c.keyIDs(c.Peers)
 	if err != nil {
-		return nil, failure{exitUsage, err}
+		return nil, unusable(err)
 	}
 	retired, err := c.keyIDs(c.RetiredPeers)
 	if err != nil {
-		return nil, failure{exitUsage, err}
+		return nil, unusable(err)
 	}
 	profile, _ := token.Profile(c.EARProfile) // check has refused anything else
 	var root crypto.Signer

@@ -46,7 +46,7 @@ func (c *config) receivers() (all []ssf.Stream, err error) {
 		if s.Authorization != "" {
 			raw, err := os.ReadFile(s.Authorization)
 			if err != nil {
-				return nil, failure{exitUsage, fmt.Errorf("streams: reading the authorization of %s: %w", s.Name, err)}
+				return nil, unusable(fmt.Errorf("streams: reading the authorization of %s: %w", s.Name, err))
 			}
 			out.Header = strings.TrimSpace(string(raw))
 		}
@@ -54,11 +54,11 @@ func (c *config) receivers() (all []ssf.Stream, err error) {
 		if s.CA != "" {
 			raw, err := os.ReadFile(s.CA)
 			if err != nil {
-				return nil, failure{exitUsage, fmt.Errorf("streams: reading the ca of %s: %w", s.Name, err)}
+				return nil, unusable(fmt.Errorf("streams: reading the ca of %s: %w", s.Name, err))
 			}
 			pool := x509.NewCertPool()
 			if !pool.AppendCertsFromPEM(raw) {
-				return nil, failure{exitUsage, fmt.Errorf("streams: %s holds no certificate", s.CA)}
+				return nil, unusable(fmt.Errorf("streams: %s holds no certificate", s.CA))
 			}
 			transport.TLSClientConfig.RootCAs = pool
 		}

@@ -3,7 +3,9 @@
 package durable
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 )
@@ -13,7 +15,10 @@ import (
 func WriteFile(path string, data []byte, mode os.FileMode) (err error) {
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*")
-	if err != nil {
+	if err != nil { // its text would name a file that nobody asked for
+		if e := (*fs.PathError)(nil); errors.As(err, &e) {
+			err = fmt.Errorf("making a file in %s: %w", dir, e.Err)
+		}
 		return fmt.Errorf("writing %s: %w", path, err)
 	}
 	defer func() {

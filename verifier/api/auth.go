@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"regexp"
 	"strings"
+	"time"
 
 	"github.com/labstack/echo/v4"
 
@@ -51,6 +52,7 @@ type call struct {
 	body    []byte
 	actor   string        // operator: as the history names it
 	may     keys.Operator // operator: with its roles
+	from    time.Time     // operator: since when the certificate is good
 	session *session      // the one that a browser shows; nil: none
 	claims  *token.Claims // nodeKey, endedKey: of the token presented
 	kid     string        // of the key that signed it
@@ -175,6 +177,10 @@ func (s *Server) identify(q *call) error {
 	if err != nil {
 		return unauthenticated(operator, "the client certificate is not an operator's")
 	}
+	q.from = leaf.NotBefore
+	if err := s.standing(q, o); err != nil {
+		return err
+	}
 	switch {
 	case q.auth == public:
 		return nil
@@ -195,6 +201,16 @@ func (q *call) binds(leaf *x509.Certificate) error {
 		q.x5t = token.CertificateThumbprint(leaf.Raw)
 	}
 	return nil
+}
+
+// standing refuses an operator whose certificate was revoked, also where it is shown
+// for nothing.
+func (s *Server) standing(q *call, o keys.Operator) error {
+	revoked, err := s.svc.OperatorRevoked(q.Request().Context(), o.Name, q.from)
+	if err == nil && revoked {
+		err = unauthenticated(operator, "the certificate of operator "+o.Name+" is revoked; if that is wrong, another one is made beside the verifier: writd operator")
+	}
+	return err
 }
 
 // role lets an operator go on who has one of the route's roles.

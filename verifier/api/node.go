@@ -92,6 +92,8 @@ func (s *Server) stopped(q *call) error {
 const (
 	heartbeat = 5 * time.Second
 	writeTime = 10 * time.Second // for one event or heartbeat
+
+	standingCalm = 500 * time.Millisecond
 )
 
 // events streams a node's signed events until its token has expired or was
@@ -156,8 +158,33 @@ func (s *Server) feed(q *call) error {
 	if err := st.write(fmt.Sprintf("event: since\ndata: %d\n\n", since.Unix())); err != nil {
 		return nil
 	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	go s.whileStanding(ctx, q, stop)
 	s.follow(ctx, st, events, func(verifier.Message) bool { return false })
 	return nil
+}
+
+// whileStanding calls stop when the operator of a stream is revoked: a stream was asked
+// for once, and may last for days.
+func (s *Server) whileStanding(ctx context.Context, q *call, stop func()) {
+	for {
+		grown := s.svc.Log().Changed()
+		if err := s.standing(q, q.may); err != nil {
+			stop()
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-grown:
+		}
+		select { // a busy log is not looked at for each entry
+		case <-ctx.Done():
+			return
+		case <-time.After(standingCalm):
+		}
+	}
 }
 
 // follow hands on events until one is the last, the reader does not keep up, or

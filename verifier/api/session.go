@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base64"
+	"errors"
 	"net/http"
 	"sync"
 	"time"
@@ -47,6 +48,7 @@ type sessions struct {
 // session is one operator in one browser.
 type session struct {
 	operator keys.Operator
+	from     time.Time // since when its certificate is good
 	csrf     string
 	acts     time.Time // until then it may act
 	ends     time.Time
@@ -63,14 +65,15 @@ func secret() string {
 	return base64.RawURLEncoding.EncodeToString(b)
 }
 
-// invite makes a code for an operator whose certificate ends at a time.
-func (s *sessions) invite(o keys.Operator, until time.Time) (code string, expires time.Time) {
+// invite makes a code for an operator whose certificate is good from one time until
+// another.
+func (s *sessions) invite(o keys.Operator, from, until time.Time) (code string, expires time.Time) {
 	code, expires = secret(), s.now().Add(codeLife)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	keep(s.codes, mostCodes, s.now())
 	// Until it is used, ends is when the code ends, and acts when the certificate does.
-	s.codes[sha256.Sum256([]byte(code))] = &session{operator: o, ends: expires, acts: until}
+	s.codes[sha256.Sum256([]byte(code))] = &session{operator: o, from: from, ends: expires, acts: until}
 	return code, expires
 }
 
@@ -86,7 +89,7 @@ func (s *sessions) begin(code string) (cookie string, out session, ok bool) {
 	}
 	keep(s.open, mostOpen, now)
 	cookie = secret()
-	n := &session{operator: c.operator, csrf: secret(), acts: earlier(now.Add(actLife), c.acts), ends: earlier(now.Add(sessionLife), c.acts)}
+	n := &session{operator: c.operator, from: c.from, csrf: secret(), acts: earlier(now.Add(actLife), c.acts), ends: earlier(now.Add(sessionLife), c.acts)}
 	s.open[sha256.Sum256([]byte(cookie))] = n
 	return cookie, *n, true
 }
@@ -164,7 +167,10 @@ func (s *Server) browsing(q *call, certified bool) error {
 		http.SetCookie(q.Response(), cookie("", -1))
 		return &httpError{status: http.StatusUnauthorized, code: codeSession, detail: "the session has ended; sign in again: writ sign-in", scheme: "Session"}
 	}
-	q.session = &n
+	q.session, q.from = &n, n.from
+	if err := s.standing(q, n.operator); err != nil {
+		return s.dismiss(q, cookies[0].Value, err)
+	}
 	if q.auth != operator {
 		return nil
 	}
@@ -177,6 +183,17 @@ func (s *Server) browsing(q *call, certified bool) error {
 		}
 	}
 	return s.role(q, n.operator)
+}
+
+// dismiss ends the session of an operator who is one no more.
+func (s *Server) dismiss(q *call, value string, why error) error {
+	s.sessions.end(value)
+	http.SetCookie(q.Response(), cookie("", -1))
+	var no *httpError
+	if errors.As(why, &no) {
+		return &httpError{status: http.StatusUnauthorized, code: codeSession, detail: "the session has ended: " + no.detail, scheme: "Session"}
+	}
+	return why
 }
 
 // sameSite refuses requests that another site made a browser send. SameSite=Strict
@@ -211,7 +228,7 @@ func (s *Server) invite(q *call) error {
 	if err := q.decode(&protocol.SignInRequest{}); err != nil {
 		return err
 	}
-	code, expires := s.sessions.invite(q.may, q.Request().TLS.PeerCertificates[0].NotAfter)
+	code, expires := s.sessions.invite(q.may, q.from, q.Request().TLS.PeerCertificates[0].NotAfter)
 	s.cfg.Log.InfoContext(q.Request().Context(), "sign-in code made", "actor", q.actor)
 	return q.answer(protocol.SignIn{Code: code, Expires: expires.Unix()})
 }
@@ -231,6 +248,10 @@ func (s *Server) signIn(q *call) error {
 	value, n, ok := s.sessions.begin(in.Code)
 	if !ok {
 		return &httpError{status: http.StatusUnauthorized, code: codeSession, detail: "the sign-in code is not known, was used, or is older than " + codeLife.String() + "; make another one: writ sign-in", scheme: "Session"}
+	}
+	q.from = n.from
+	if err := s.standing(q, n.operator); err != nil { // since the code was made
+		return s.dismiss(q, value, err)
 	}
 	http.SetCookie(q.Response(), cookie(value, int(n.ends.Sub(s.cfg.Now()).Seconds())))
 	s.cfg.Log.InfoContext(q.Request().Context(), "operator signed in", "actor", "operator/"+n.operator.Name)

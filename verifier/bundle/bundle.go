@@ -15,6 +15,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"unicode/utf8"
 
 	"github.com/writ-attestation/writ/verifier/appraisal"
 	"github.com/writ-attestation/writ/verifier/reference"
@@ -74,6 +75,9 @@ func Parse(raw []byte) (*Bundle, error) {
 	}
 	raw = bytes.TrimRight(raw, "\n")
 	var j bundleJSON
+	if !json.Valid(raw) {
+		return nil, fmt.Errorf("reading the bundle: expected one JSON object, found %s", sort(raw))
+	}
 	if err := strict(raw, &j); err != nil {
 		return nil, fmt.Errorf("reading the bundle: %w", err)
 	}
@@ -101,6 +105,21 @@ func Parse(raw []byte) (*Bundle, error) {
 		return nil, errors.New("reading the bundle: not in the canonical form")
 	}
 	return b, nil
+}
+
+// sort says what bytes that are no JSON look like, for whoever gave the wrong file.
+func sort(b []byte) string {
+	switch {
+	case len(bytes.TrimSpace(b)) == 0:
+		return "nothing"
+	case bytes.HasPrefix(b, []byte("-----BEGIN ")):
+		return "PEM"
+	case utf8.Valid(b) && bytes.HasPrefix(bytes.TrimSpace(b), []byte("{")):
+		return fmt.Sprintf("%d bytes that begin as one: they were cut off or changed", len(b))
+	case utf8.Valid(b):
+		return fmt.Sprintf("%d bytes of other text", len(b))
+	}
+	return fmt.Sprintf("%d binary bytes", len(b))
 }
 
 func strict(b []byte, v any) error {
@@ -134,6 +153,9 @@ type Trust struct {
 // ParseTrust reads a trust file. White space is free here: people edit it.
 func ParseTrust(b []byte) (*Trust, error) {
 	t := new(Trust)
+	if !json.Valid(b) {
+		return nil, fmt.Errorf("reading the trust file: expected one JSON object, found %s", sort(b))
+	}
 	if err := strict(bytes.TrimSpace(b), t); err != nil {
 		return nil, fmt.Errorf("reading the trust file: %w", err)
 	}

@@ -32,6 +32,7 @@ const (
 	Frozen            = "governance.frozen"       // Governance
 	Unfrozen          = "governance.unfrozen"     // Governance
 	Approved          = "governance.approved"     // Approval: an act that waits for more operators
+	OperatorRevoked   = "operator.revoked"        // OperatorEnd: what certificates it had until then count no more
 	VerifierStarted   = "verifier.started"        // Started
 	VerifierJoined    = "verifier.joined"         // Joined
 	VerifierRetired   = "verifier.retired"        // Joined: what its key signed up to here is history, nothing after it
@@ -158,6 +159,13 @@ type Governance struct {
 type Approval struct {
 	Act       string `json:"act"`
 	Approvals int    `json:"approvals"` // so far
+}
+
+// OperatorEnd is that operators, or the one it is about, ended an operator's
+// certificates.
+type OperatorEnd struct {
+	Approvals int    `json:"approvals"`
+	Reason    string `json:"reason"` // salted commitment
 }
 
 // Peer is another domain. Digest is that of what operators approved: its trust file,

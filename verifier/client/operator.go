@@ -131,6 +131,29 @@ func (c *Client) ChangeKeys(ctx context.Context, change protocol.KeyAct) (*proto
 	return exchange[protocol.KeyChange](ctx, c, act(http.MethodPost, "/v1/keys"), change)
 }
 
+// Alive lists the executions of a node that have a token now, of all nodes for "".
+func (c *Client) Alive(ctx context.Context, node string) (*protocol.Alive, error) {
+	q := url.Values{}
+	if node != "" {
+		q.Set("node", node)
+	}
+	return exchange[protocol.Alive](ctx, c, get("/v1/executions", q), nil)
+}
+
+// RevokeOperator agrees to revoke an operator's certificates, or revokes one's own.
+func (c *Client) RevokeOperator(ctx context.Context, r protocol.OperatorRevocation) (*protocol.OperatorChange, error) {
+	return exchange[protocol.OperatorChange](ctx, c, act(http.MethodPost, "/v1/operators"), r)
+}
+
+// RevokedOperators lists the operators whose certificates are revoked.
+func (c *Client) RevokedOperators(ctx context.Context) ([]protocol.RevokedOperator, error) {
+	out, err := exchange[protocol.RevokedOperators](ctx, c, get("/v1/operators", nil), nil)
+	if err != nil {
+		return nil, err
+	}
+	return out.Operators, nil
+}
+
 // Audit returns leaves of the log from index from up to, not including, to.
 func (c *Client) Audit(ctx context.Context, from, to uint64) (*protocol.Audit, error) {
 	return exchange[protocol.Audit](ctx, c, get("/v1/audit", url.Values{

@@ -53,6 +53,9 @@ func (o Operator) May(any ...Role) bool {
 	return slices.ContainsFunc(any, func(r Role) bool { return slices.Contains(o.Roles, r) })
 }
 
+// ValidOperator reports whether a name can be an operator's.
+func ValidOperator(name string) bool { return operatorRE.MatchString(name) }
+
 func (o Operator) check() error {
 	if !operatorRE.MatchString(o.Name) {
 		return fmt.Errorf("%.80q is no name for an operator; expected letters, digits, dots and dashes", o.Name)
@@ -72,6 +75,23 @@ func (o Operator) check() error {
 // content of the file that --operator takes: certificate, key, and the TLS CA by
 // which to know the verifier.
 func (k *Keys) IssueOperator(o Operator, life time.Duration, at time.Time) ([]byte, error) {
+	return k.issueOperator(o, at.Add(-backdated), at.Add(life))
+}
+
+// ReissueOperator is IssueOperator for a name whose certificates up to a time are
+// revoked: this one begins after it, however little.
+func (k *Keys) ReissueOperator(o Operator, life time.Duration, at, revoked time.Time) ([]byte, error) {
+	from := revoked.Truncate(time.Second).Add(time.Second)
+	if from.After(at) {
+		return nil, fmt.Errorf("issuing an operator's certificate: those of %s up to %s are revoked; try again after that second", o.Name, revoked.UTC().Format(time.RFC3339))
+	}
+	if b := at.Add(-backdated); b.After(from) {
+		from = b
+	}
+	return k.issueOperator(o, from, at.Add(life))
+}
+
+func (k *Keys) issueOperator(o Operator, from, until time.Time) ([]byte, error) {
 	if err := o.check(); err != nil {
 		return nil, fmt.Errorf("issuing an operator's certificate: %w", err)
 	}
@@ -82,7 +102,7 @@ func (k *Keys) IssueOperator(o Operator, life time.Duration, at time.Time) ([]by
 	tmpl := &x509.Certificate{
 		Subject:   pkix.Name{Organization: []string{"Writ"}, CommonName: o.Name},
 		URIs:      []*url.URL{{Scheme: "spiffe", Host: k.domain, Path: "/operator/" + o.Name}},
-		NotBefore: at.Add(-backdated), NotAfter: at.Add(life),
+		NotBefore: from, NotAfter: until,
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	}
 	for _, r := range o.Roles {

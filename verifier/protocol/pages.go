@@ -48,6 +48,13 @@ type Executions struct {
 	More       bool        `json:"more"` // ask again with before: the entry of the last one
 }
 
+// Alive are the executions that have a token now, the latest first: GET
+// /v1/executions?node=.
+type Alive struct {
+	Executions []Execution `json:"executions"`
+	More       bool        `json:"more"` // there are more than are told
+}
+
 // Execution is a run in short. Times are Unix seconds.
 type Execution struct {
 	Exec      string `json:"exec"`

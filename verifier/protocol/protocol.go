@@ -286,6 +286,33 @@ type KeyChange struct {
 	Needed    int    `json:"needed"`
 }
 
+// OperatorRevocation agrees to revoke the certificates of an operator: POST
+// /v1/operators. Whose they are revokes them alone.
+type OperatorRevocation struct {
+	Operator string `json:"operator"` // name
+	Reason   string `json:"reason"`   // the log holds a commitment to it
+}
+
+// OperatorChange says how far a revocation has come.
+type OperatorChange struct {
+	Operator  string `json:"operator"`
+	Revoked   bool   `json:"revoked"`
+	Approvals int    `json:"approvals"`
+	Needed    int    `json:"needed"`
+}
+
+// RevokedOperators are those whose certificates are revoked: GET /v1/operators.
+type RevokedOperators struct {
+	Operators []RevokedOperator `json:"operators"`
+}
+
+// RevokedOperator is an operator whose certificates of before a time count no more.
+type RevokedOperator struct {
+	Operator string `json:"operator"`
+	At       int64  `json:"at"`    // Unix seconds
+	Entry    uint64 `json:"entry"` // of the log
+}
+
 // Problem types, the last part of a problem's URI.
 const (
 	NotEnrolled        = "not-enrolled"

@@ -1,0 +1,11 @@
+package main
+
+import (
+	"testing"
+
+	"github.com/writ-attestation/writ/internal/manual"
+)
+
+func TestManual(t *testing.T) {
+	manual.Check(t, "../../docs/commands.md", "writd", manual.Table(newRoot()))
+}
