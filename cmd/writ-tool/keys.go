@@ -52,7 +52,7 @@ fetch the key set. One operator can. `+asks, wantArgs("KEY"), func(cmd *cobra.Co
 		return changeKeys(cmd, c, o, protocol.KeyAct{Act: "withdraw", KID: args[0], Reason: reason})
 	})
 	addYes(withdraw)
-	withdraw.Flags().StringVar(&reason, "reason", "", "why; the log holds a commitment to it")
+	withdraw.Flags().StringVar(&reason, "reason", "", "`why`; the log holds a commitment to it")
 	withdraw.Example = "  writ keys withdraw KEY --reason 'ticket 4711'"
 	cmd.AddCommand(list, rotate, withdraw)
 	return cmd

@@ -174,7 +174,7 @@ func newNodeAct(verb, status, short, long string) *cobra.Command {
 		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s is %s\n", n.ID, n.Status)
 		return err
 	})
-	cmd.Flags().StringVar(&reason, "reason", "", "why; the log holds a commitment to it")
+	cmd.Flags().StringVar(&reason, "reason", "", "`why`; the log holds a commitment to it")
 	if final {
 		addYes(cmd)
 	}
@@ -331,7 +331,7 @@ Exit codes: 0 lifted; 8 waiting for further operators; 3 refused.`
 	if frozen {
 		addYes(cmd)
 	}
-	cmd.Flags().StringVar(&reason, "reason", "", "why; the log holds a commitment to it")
+	cmd.Flags().StringVar(&reason, "reason", "", "`why`; the log holds a commitment to it")
 	cmd.Example = fmt.Sprintf("  writ %s --reason 'ticket 4711'", use)
 	return cmd
 }

@@ -53,7 +53,7 @@ Exit codes: 0 revoked; 8 waiting for further approvers; 3 refused.`, wantArgs("N
 		return err
 	})
 	addYes(cmd)
-	cmd.Flags().StringVar(&reason, "reason", "", "why; the log holds a commitment to it")
+	cmd.Flags().StringVar(&reason, "reason", "", "`why`; the log holds a commitment to it")
 	cmd.Example = "  writ operator revoke bob --reason 'laptop stolen'"
 	return cmd
 }

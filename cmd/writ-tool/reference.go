@@ -92,7 +92,7 @@ learn does not guess it.`,
 	f.StringVar(&name, "name", "", "machine `class` the set is for")
 	f.StringVarP(&out, "output", "o", "", "write the set to `file` (- for standard output)")
 	f.StringArrayVar(&recorded, "recorded", nil, "learn from a machine recorded in `dir` (repeatable)")
-	f.StringVar(&pop, "pop", "lease", "where the key that tokens are bound to must live: `lease` (anywhere) or tpm")
+	f.StringVar(&pop, "pop", "lease", "`where` the key that tokens are bound to must live: lease (anywhere) or tpm")
 	f.IntSliceVar(&vary, "vary", nil, "allow every variant seen in this `PCR` (repeatable)")
 	return cmd
 }
