@@ -13,6 +13,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/writ-attestation/writ/enclave/supervisor"
 )
 
 // A keeper can also hold what somebody else starts: the cgroup of a container whose
@@ -183,7 +185,7 @@ func (k *keeper) startGuard() error {
 func guardMain() int {
 	runtime.LockOSThread()
 	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
-	signal.Ignore(forwarded...)
+	signal.Ignore(supervisor.Signals()...)
 	result := os.NewFile(fdResult, "result")
 	g := &group{killFD: fdKill, events: os.NewFile(fdEvents, "cgroup.events")}
 	page, err := mapPage(os.NewFile(fdPage, "deadline page"), unix.PROT_READ)

@@ -32,8 +32,6 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"math"
@@ -45,6 +43,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/writ-attestation/writ/enclave/supervisor"
 	"github.com/writ-attestation/writ/verifier/token"
 )
 
@@ -65,8 +64,9 @@ type Config struct {
 	JSONStop    bool          // stop record to stderr
 	Adopt       string        // cgroup directory to hold, in which something waits to execute Command; "" starts it
 	Path        string        // PATH of what Adopt names
-	Memo        int           // descriptor of Supervise, or 0
-	Sole        bool          // said by Supervise: it is PID 1
+	Memo        int           // descriptor of the supervisor's, by which it learns the deadline; or 0
+	Measured    int           // another, by which it says the keeper's digest; or 0
+	Sole        bool          // said by the supervisor: it is PID 1
 	Line        int           // another, by which the service manager is told; or 0
 	NoNet       bool          // a network namespace of its own, with loopback only
 	PrivateTmp  bool          // /tmp, /var/tmp and /dev/shm of its own
@@ -146,7 +146,7 @@ func (k *keeper) keep() (*Stop, int, error) {
 // settle makes this process a keeper.
 func (k *keeper) settle() error {
 	tune()
-	k.self = begin(digestSelf)
+	k.self = begin(func() (string, error) { return supervisor.Digest(k.cfg.Measured) })
 	go k.catch()
 	if err := unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return fmt.Errorf("keeping inherited files from the work (Linux 5.11 or later): %w", err)
@@ -281,23 +281,4 @@ func begin[T any](f func() (T, error)) (wait func() (T, error)) {
 	once := sync.OnceValues(f)
 	go func() { _, _ = once() }()
 	return once
-}
-
-// digestSelf is the digest of the keeper's own program.
-func digestSelf() (string, error) {
-	f, err := os.Open("/proc/self/exe")
-	if err != nil {
-		return "", fmt.Errorf("digesting the keeper: %w", err)
-	}
-	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return "", fmt.Errorf("digesting the keeper: %w", err)
-	}
-	b, err := unix.Mmap(int(f.Fd()), 0, int(st.Size()), unix.PROT_READ, unix.MAP_SHARED|unix.MAP_POPULATE) // it is in memory anyway
-	if err != nil {
-		return "", fmt.Errorf("digesting the keeper: %w", err)
-	}
-	sum := sha256.Sum256(b)
-	return "sha256:" + hex.EncodeToString(sum[:]), unix.Munmap(b)
 }

@@ -26,6 +26,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/writ-attestation/writ/enclave/supervisor"
 	"github.com/writ-attestation/writ/verifier/token"
 )
 
@@ -46,7 +47,7 @@ func TestMain(m *testing.M) {
 		if os.Getenv(noBPFVar) != "" {
 			withoutBPF()
 		}
-		exit, err := Supervise(keeper, os.Args[1:])
+		exit, err := supervisor.Run(keeper, os.Args[1:])
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(ExitRefused)

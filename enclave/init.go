@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/writ-attestation/writ/enclave/supervisor"
 )
 
 // The keeper's program plays several parts: the keeper starts itself again as the
@@ -102,7 +104,7 @@ func initMain(o orders, argv []string) int {
 		}
 	}
 	signals := make(chan os.Signal, 16)
-	catch(signals)
+	supervisor.Catch(signals)
 	armed := make(chan struct{})
 	go dieAtDeadline(page, armed)
 	go dieWithKeeper(armed)
@@ -225,9 +227,6 @@ func start(o orders, argv []string, let func() bool) (pid int, err error) {
 type execError unix.Errno
 
 func (e execError) Error() string { return unix.Errno(e).Error() }
-
-// forwarded signals reach the work through keeper and init.
-var forwarded = []os.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2}
 
 func forwardSignals(signals <-chan os.Signal, work int) {
 	for s := range signals {

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/writ-attestation/writ/enclave/supervisor"
 )
 
 // keeper holds one execution.
@@ -110,7 +112,7 @@ func (k *keeper) startInit() error {
 	}
 	defer theirs.Close()
 	k.leash, k.result = ours, result
-	k.tty = foreground()
+	k.tty = supervisor.Foreground()
 	o := orders{Terminal: k.tty, Sole: k.sole(), Path: k.program.file.Name(), Option: k.program.option,
 		NoNet: k.cfg.NoNet, PrivateTmp: k.cfg.PrivateTmp, ReadOnly: k.cfg.ReadOnly, ReadWrite: k.cfg.ReadWrite}
 	files := []uintptr{0, 1, 2, k.share.Fd(), leash.Fd(), theirs.Fd(), k.program.file.Fd()}
@@ -164,7 +166,7 @@ func pipe() (w, r *os.File, err error) {
 // environ is the work's: ours, without what is only for Writ, and with the
 // execution's id.
 func (k *keeper) environ() []string {
-	for _, own := range []string{"WRIT_JOIN_TOKEN", notifyVar, "WATCHDOG_USEC", "WATCHDOG_PID"} {
+	for _, own := range []string{"WRIT_JOIN_TOKEN", supervisor.NotifyVar, "WATCHDOG_USEC", "WATCHDOG_PID"} {
 		_ = os.Unsetenv(own)
 	}
 	return append(os.Environ(), "WRIT_EXECUTION="+k.execution)
@@ -312,7 +314,7 @@ func (k *keeper) signal(s unix.Signal) {
 func (k *keeper) catch() {
 	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE) // a stderr nobody reads is no reason to die
 	close(k.catching)
-	catch(k.signals)
+	supervisor.Catch(k.signals)
 	for s := range k.signals {
 		switch {
 		case !k.let.Load():
@@ -320,15 +322,6 @@ func (k *keeper) catch() {
 			_ = unix.Kill(unix.Getpid(), s.(syscall.Signal))
 		case !k.adopts():
 			k.signal(s.(syscall.Signal))
-		}
-	}
-}
-
-// catch has the signals that are passed on sent to c, but for ignored ones.
-func catch(c chan<- os.Signal) {
-	for _, s := range forwarded {
-		if !signal.Ignored(s) {
-			signal.Notify(c, s)
 		}
 	}
 }
@@ -435,12 +428,6 @@ func (k *keeper) release() {
 	}
 	k.group.remove()
 	k.group, k.kernel = nil, nil
-}
-
-// foreground reports whether the keeper has the terminal on its standard input.
-func foreground() bool {
-	group, err := unix.IoctlGetInt(0, unix.TIOCGPGRP)
-	return err == nil && group == unix.Getpgrp()
 }
 
 // restoreTerminal takes the terminal back from the work's process group, which

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/writ-attestation/writ/enclave/supervisor"
 )
 
 // manager is systemd's end of NOTIFY_SOCKET.
@@ -70,7 +72,7 @@ func TestManagerHoldsTheLease(t *testing.T) {
 	a := newAgent(t, life)
 	systemd, path := newManager(t, a.dir)
 	e := a.prepare(t)
-	e.supervised, e.env = true, []string{notifyVar + "=" + path, "WATCHDOG_USEC=1000000"}
+	e.supervised, e.env = true, []string{supervisor.NotifyVar + "=" + path, "WATCHDOG_USEC=1000000"}
 	e.start(nil, "sh", "-c", "echo ${NOTIFY_SOCKET-unset}${WATCHDOG_USEC-unset}; exec sleep 60")
 	ready, renewals := 0, 0
 	for renewals < 3 {
@@ -82,7 +84,7 @@ func TestManagerHoldsTheLease(t *testing.T) {
 			t.Errorf("%v is said by %d, and the main process is %d", state, sender, e.cmd.Process.Pid)
 		}
 		us, err := strconv.Atoi(state["EXTEND_TIMEOUT_USEC"])
-		if left := time.Duration(us) * time.Microsecond; err != nil || left <= patience || left > life+patience {
+		if left := time.Duration(us) * time.Microsecond; err != nil || left <= supervisor.Patience || left > life+supervisor.Patience {
 			t.Errorf("it may go on for %v, and the token lives %v: %v", left, life, state)
 		}
 		if state["READY"] == "1" {
@@ -115,7 +117,7 @@ func TestManagerOfRefusedWork(t *testing.T) {
 	systemd, path := newManager(t, a.dir)
 	run := func() *execution {
 		e := a.prepare(t)
-		e.supervised, e.env = true, []string{notifyVar + "=" + path}
+		e.supervised, e.env = true, []string{supervisor.NotifyVar + "=" + path}
 		return e.start(nil, "true")
 	}
 	run().exits(0, "")

@@ -8,12 +8,14 @@ import (
 	"os/exec"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/writ-attestation/writ/enclave/supervisor"
 )
 
 // Exit codes of `writ run`, beside the work's own and 128+n when a signal ended it.
 const (
-	ExitStopped       = 124 // legitimacy lapsed
-	ExitRefused       = 125 // not started, or Writ itself failed
+	ExitStopped       = supervisor.ExitStopped
+	ExitRefused       = supervisor.ExitRefused
 	ExitHeld          = 123 // of a keeper that adopts: another one holds the cgroup
 	ExitNotExecutable = 126
 	ExitNotFound      = 127

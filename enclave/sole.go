@@ -4,9 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/writ-attestation/writ/enclave/supervisor"
 )
 
 // At level E1 there are no namespaces and no cgroup to be had: a container whose
@@ -24,9 +25,6 @@ import (
 // What nobody answers for is K and PID 1 both stopped: from within the container
 // the kernel does not let anybody stop PID 1, from outside it can be done.
 
-// soleGrace is how much later than the keeper PID 1 acts.
-const soleGrace = 50 * time.Millisecond
-
 // initialPIDNS is the PID namespace of the machine itself (PROC_PID_INIT_INO).
 const initialPIDNS = "pid:[4026531836]"
 
@@ -43,7 +41,7 @@ func trySole(said bool) error {
 	if err != nil {
 		return fmt.Errorf("looking at PID 1: %w", err)
 	}
-	if string(name) != nameSupervisor+"\n" {
+	if string(name) != supervisor.Name+"\n" {
 		return errors.New("PID 1 is not the supervisor of this keeper")
 	}
 	return tryFuse()
@@ -60,22 +58,3 @@ func killEverybody() {
 
 // alone reports whether nothing is left but this process and PID 1.
 func alone() bool { return errors.Is(unix.Kill(-1, 0), unix.ESRCH) }
-
-// watchAsInit is key 3 where the supervisor is PID 1. The memo says until when the
-// work may run: nothing yet, before there is a token, and 0 when the keeper has
-// killed it.
-func watchAsInit(memo int) {
-	for {
-		switch at, ok := readMemo(memo); {
-		case !ok:
-			time.Sleep(10 * time.Millisecond)
-		case at == 0:
-			return
-		case Now() >= at.Add(soleGrace):
-			fmt.Fprintln(os.Stderr, "writ: stopped: lapsed; PID 1 ended the container, for the keeper did not")
-			unix.Exit(ExitStopped)
-		default:
-			sleepUntil(at.Add(soleGrace))
-		}
-	}
-}

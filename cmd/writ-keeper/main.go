@@ -45,6 +45,7 @@ func main() {
 	flag.StringVar(&cfg.Record, "record", "", "file for the stop record")
 	flag.BoolVar(&cfg.JSONStop, "json-stop", false, "stop record to stderr")
 	flag.IntVar(&cfg.Memo, "memo", 0, "descriptor by which the supervisor learns the deadline")
+	flag.IntVar(&cfg.Measured, "measured", 0, "descriptor by which the supervisor says this program's digest")
 	flag.StringVar(&cfg.Adopt, "adopt", "", "cgroup directory to hold, in which something waits to execute the command, instead of starting it")
 	flag.StringVar(&cfg.Path, "path", "", "PATH by which what -adopt names finds the command")
 	flag.BoolVar(&cfg.Sole, "sole", false, "the supervisor is PID 1 of a container")

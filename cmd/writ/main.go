@@ -14,7 +14,7 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"github.com/writ-attestation/writ/enclave"
+	"github.com/writ-attestation/writ/enclave/supervisor"
 	"github.com/writ-attestation/writ/internal/launch"
 )
 
@@ -28,7 +28,7 @@ func main() {
 		err = fmt.Errorf("executing %s: %w", tool, syscall.Exec(tool, os.Args, os.Environ()))
 	}
 	fmt.Fprintf(os.Stderr, "writ: error: %v\n", err)
-	os.Exit(enclave.ExitRefused)
+	os.Exit(supervisor.ExitRefused)
 }
 
 // run is `writ run` as it is meant to be called; anything else is not ok.

@@ -53,7 +53,8 @@ var layers = map[string]string{
 	"internal/manual":          "",
 	"internal/supervised":      "",
 	"enclave/calls":            "",
-	"internal/launch":          "enclave",
+	"enclave/supervisor":       "",
+	"internal/launch":          "enclave/supervisor",
 	"internal/replay":          "verifier/token",
 	"internal/hostile":         "verifier/token",
 	"verifier/corim":           "verifier/reference",
@@ -66,7 +67,7 @@ var layers = map[string]string{
 	"enclave/nri":              "enclave",
 	"enclave/bpf":              "",
 	"attestor/workload":        "verifier/protocol",
-	"enclave":                  "enclave/calls verifier/rotation verifier/token",
+	"enclave":                  "enclave/calls enclave/supervisor verifier/rotation verifier/token",
 	"internal/arch":            "",
 }
 
@@ -109,7 +110,7 @@ var owners = map[string]string{
 	"github.com/pelletier/go-toml/v2":     "internal/launch cmd/",
 	"github.com/cenkalti/backoff/v5":      "attestor enclave verifier/ssf cmd/",
 	"github.com/cilium/ebpf":              "enclave/bpf",
-	"golang.org/x/sys":                    "enclave enclave/calls enclave/bpf tpm/device tpm/swtpm cmd/ attestor attestor/workload",
+	"golang.org/x/sys":                    "enclave enclave/supervisor enclave/calls enclave/bpf tpm/device tpm/swtpm cmd/ attestor attestor/workload",
 	"github.com/google/go-cmp":            "verifier/store/storetest",
 	"github.com/containerd/nri":           "enclave/nri cmd/",
 	"github.com/spiffe/go-spiffe/v2":      "attestor/workload",
@@ -123,7 +124,7 @@ var owners = map[string]string{
 
 // unlinked says what a command must not link, directly or not.
 var unlinked = map[string][]string{
-	"cmd/writ":        {"github.com/cilium/ebpf", "github.com/spf13/cobra", "cel.dev/cel-go", "google.golang.org/protobuf", "github.com/google/go-tpm", "github.com/fxamacker/cbor", "github.com/labstack/echo", "golang.org/x/mod"},
+	"cmd/writ":        {"net/http", "github.com/go-jose/go-jose/v4", "github.com/cilium/ebpf", "github.com/spf13/cobra", "cel.dev/cel-go", "google.golang.org/protobuf", "github.com/google/go-tpm", "github.com/fxamacker/cbor", "github.com/labstack/echo", "golang.org/x/mod"},
 	"cmd/writ-tool":   {"github.com/cilium/ebpf", "github.com/labstack/echo", "modernc.org/sqlite", "github.com/jackc/pgx", "database/sql", "github.com/google/go-tpm-tools", "github.com/veraison/corim", "github.com/containerd/nri", "google.golang.org/grpc"},
 	"cmd/writ-keeper": {"github.com/cilium/ebpf", "github.com/containerd/nri", "github.com/labstack/echo", "github.com/veraison/corim", "modernc.org/sqlite", "github.com/google/go-tpm", "github.com/spf13/cobra", "golang.org/x/mod", "google.golang.org/grpc"},
 }

@@ -14,7 +14,7 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"github.com/writ-attestation/writ/enclave"
+	"github.com/writ-attestation/writ/enclave/supervisor"
 )
 
 // DefaultState is the state directory of a node.
@@ -80,7 +80,7 @@ func (o *Options) Run(command []string) (exit int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	return enclave.Supervise(keeper, o.arguments(command))
+	return supervisor.Run(keeper, o.arguments(command))
 }
 
 func (o *Options) arguments(command []string) []string {
