@@ -121,6 +121,9 @@ func (l *Log) showAll(ctx context.Context, shown *showing) {
 // store ahead of the guard file, which is no rollback, and nobody with an answer.
 // After one that could not be guarded none is.
 func (l *Log) reveal(c committed) {
+	l.mu.Lock()
+	l.tail.add(c.batch.Records)
+	l.mu.Unlock()
 	if err := l.show(c.head); err != nil {
 		err = fmt.Errorf("committed, but not guarded: %w: %w", ErrUnknown, err)
 		for _, p := range c.batch.parts {

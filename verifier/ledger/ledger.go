@@ -153,6 +153,7 @@ type Log struct {
 	head    *head         // what readers see: committed and guarded
 	changed chan struct{} // closed when head is replaced
 	frozen  error         // why nothing is appended any more
+	tail    tail
 
 	witnessed *head             // the last one that witnesses cosigned; nil: none
 	ends      map[string]uint64 // entries that retired keys, by their ids

@@ -106,6 +106,9 @@ type Found struct {
 	Leaf  Leaf
 }
 
+// pageOfFind is how many entries Find looks through at most.
+const pageOfFind = 1024
+
 // Find looks through the entries from an index on, a good many at a time, and returns
 // those of some kinds, and where to go on: the log's size when there are no more.
 // Entries whose bytes retention gave up are left out.
@@ -114,9 +117,14 @@ func (l *Log) Find(ctx context.Context, from uint64, kinds ...string) (out []Fou
 	if from >= size {
 		return nil, max(from, size), nil
 	}
-	records, err := l.store.Records(ctx, from, min(size, from+1024))
-	if err != nil {
-		return nil, from, fmt.Errorf("reading entries from %d: %w", from, err)
+	to := min(size, from+pageOfFind)
+	l.mu.Lock()
+	records := l.tail.between(from, to)
+	l.mu.Unlock()
+	if records == nil {
+		if records, err = l.store.Records(ctx, from, to); err != nil {
+			return nil, from, fmt.Errorf("reading entries from %d: %w", from, err)
+		}
 	}
 	for i, r := range records {
 		if r.Index != from+uint64(i) {

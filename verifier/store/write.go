@@ -19,12 +19,15 @@ type writeStmts struct {
 	insertHead, moveHead    *sql.Stmt
 	insertTile, deleteRow   *sql.Stmt
 	insertEntry, putRow     many
-	hasBlob, insertBlob     *sql.Stmt
+	insertBlob              many
 }
 
-// atOnce is how many rows one statement writes where there are so many: each
-// statement costs as much as a row.
-const atOnce = 16
+// atOnce is how many rows one statement writes where there are so many, and few
+// where there are not: each statement costs as much as a row.
+const (
+	atOnce = 16
+	few    = 4
+)
 
 // fewKeys are read one by one: below it, a statement for all of them costs more.
 const fewKeys = 2
@@ -35,18 +38,37 @@ const (
 	putRow      = `INSERT INTO state (kind, id, value) VALUES `
 	rowValues   = `(?, ?, ?)`
 	putOver     = ` ON CONFLICT (kind, id) DO UPDATE SET value = excluded.value`
+	insertBlob  = `INSERT INTO blobs (sum, size, data) VALUES `
+	blobValues  = `(?, ?, ?)`
+	keepOld     = ` ON CONFLICT (sum) DO NOTHING`
 )
 
-// many is a statement that writes one row, and its twin that writes atOnce.
-type many struct{ one, some *sql.Stmt }
+// many is a statement that writes one row, and its twins that write few and atOnce.
+type many struct{ one, few, some *sql.Stmt }
+
+// each is [writeStmts.each] for the three.
+func (m *many) each(insert, values, end string, f func(stmt **sql.Stmt, query string) error) error {
+	for _, s := range []struct {
+		stmt **sql.Stmt
+		rows int
+	}{{&m.one, 1}, {&m.few, few}, {&m.some, atOnce}} {
+		if err := f(s.stmt, insert+values+strings.Repeat(", "+values, s.rows-1)+end); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // write writes n rows, of which args appends the values.
 func (m many) write(ctx context.Context, n int, args func(i int, values []any) []any) error {
 	var values []any
 	for i := 0; i < n; {
 		stmt, end := m.one, i+1
-		if n-i >= atOnce {
+		switch {
+		case n-i >= atOnce:
 			stmt, end = m.some, i+atOnce
+		case n-i >= few:
+			stmt, end = m.few, i+few
 		}
 		values = values[:0]
 		for ; i < end; i++ {
@@ -72,16 +94,22 @@ func (w *writeStmts) each(f func(stmt **sql.Stmt, query string) error) error {
 		{&w.rows, `SELECT s.kind, s.id, s.value FROM json_each(?) k CROSS JOIN state s ON s.kind = k.value->>0 AND s.id = k.value->>1`},
 		{&w.insertHead, `INSERT INTO log_head (id, size, root, at, note) VALUES (1, ?, ?, ?, ?)`},
 		{&w.moveHead, `UPDATE log_head SET size = ?, root = ?, at = ?, note = ? WHERE id = 1 AND size = ?`},
-		{&w.insertEntry.one, insertEntry + entryValues},
-		{&w.insertEntry.some, insertEntry + entryValues + strings.Repeat(", "+entryValues, atOnce-1)},
 		{&w.insertTile, `INSERT INTO log_tiles (level, idx, data) VALUES (?, ?, ?)`},
-		{&w.putRow.one, putRow + rowValues + putOver},
-		{&w.putRow.some, putRow + rowValues + strings.Repeat(", "+rowValues, atOnce-1) + putOver},
 		{&w.deleteRow, `DELETE FROM state WHERE kind = ? AND id = ?`},
-		{&w.hasBlob, `SELECT 1 FROM blobs WHERE sum = ?`},
-		{&w.insertBlob, `INSERT INTO blobs (sum, size, data) VALUES (?, ?, ?)`},
 	} {
 		if err := f(s.stmt, s.query); err != nil {
+			return err
+		}
+	}
+	for _, m := range []struct {
+		*many
+		insert, values, end string
+	}{
+		{&w.insertEntry, insertEntry, entryValues, ""},
+		{&w.putRow, putRow, rowValues, putOver},
+		{&w.insertBlob, insertBlob, blobValues, keepOld},
+	} {
+		if err := m.each(m.insert, m.values, m.end, f); err != nil {
 			return err
 		}
 	}
@@ -231,10 +259,11 @@ func (tx *sqliteTx) write(b ledger.Batch) error {
 			return fmt.Errorf("sweeping: %w", err)
 		}
 	}
-	for _, bl := range b.Blobs {
-		if err := tx.putBlob(bl); err != nil {
-			return fmt.Errorf("writing blob %x: %w", bl.Sum, err)
-		}
+	if err := st.insertBlob.write(tx.ctx, len(b.Blobs), func(i int, values []any) []any {
+		bl := &b.Blobs[i]
+		return append(values, bl.Sum[:], bl.Size, bl.Packed)
+	}); err != nil {
+		return fmt.Errorf("writing %d blobs: %w", len(b.Blobs), err)
 	}
 	if err := tx.moveHead(b.Head); err != nil {
 		return fmt.Errorf("moving head from size %d to %d: %w", tx.head.Size, b.Head.Size, err)
@@ -257,17 +286,6 @@ func (tx *sqliteTx) put(puts []ledger.Put) error {
 	return st.putRow.write(tx.ctx, len(kept), func(i int, values []any) []any {
 		return append(values, kept[i].Key.Kind, kept[i].Key.ID, seal(kept[i].Key, kept[i].Value))
 	})
-}
-
-func (tx *sqliteTx) putBlob(b ledger.Blob) error {
-	st := &tx.store.stmts
-	var one int
-	err := st.hasBlob.QueryRowContext(tx.ctx, b.Sum[:]).Scan(&one)
-	if !errors.Is(err, sql.ErrNoRows) {
-		return err
-	}
-	_, err = st.insertBlob.ExecContext(tx.ctx, b.Sum[:], b.Size, b.Packed)
-	return err
 }
 
 func (tx *sqliteTx) moveHead(h ledger.Head) error {
