@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"runtime/pprof"
 	"slices"
 	"strconv"
@@ -54,6 +55,8 @@ func serveBench(dir string) error {
 		return err
 	}
 	defer stop()
+	ballast := make([]byte, 64<<20) // as writd has it
+	defer runtime.KeepAlive(ballast)
 	root, err := os.ReadFile(filepath.Join(dir, "root.der"))
 	if err != nil {
 		return err
