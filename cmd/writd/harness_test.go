@@ -179,11 +179,20 @@ type node struct {
 	ak    *device.AK
 	key   *ecdsa.PrivateKey
 	http  *client.Client
+	more  []*client.Client // of further verifiers
 	dir   string
 	enrol attestor.Enrolment
 	pcrs  map[int][]byte
 	log   []byte
 	list  []byte
+}
+
+// turn makes the node go to the next verifier, if it knows several.
+func (n *node) turn() {
+	if len(n.more) > 0 {
+		n.more = append(n.more, n.http)
+		n.http, n.more = n.more[0], n.more[1:]
+	}
 }
 
 // machine manufactures and boots a machine and enrols it.

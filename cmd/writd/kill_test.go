@@ -57,15 +57,17 @@ func (l *load) keep(g grant) (*token.Claims, error) {
 	return c, nil
 }
 
-// settle repeats one request, byte for byte, until it has an answer. One whose
+// settle repeats one request, byte for byte, until it has an answer, from whichever
+// verifier. One whose
 // outcome was unknown at first is asked once more after that: the verifier must
 // give what it gave before.
-func (l *load) settle(ctx context.Context, ask func() (grant, error)) error {
+func (l *load) settle(ctx context.Context, n *node, ask func() (grant, error)) error {
 	unknown := false
 	for {
 		g, err := ask()
 		if errors.Is(err, client.ErrUnreachable) {
 			unknown = true
+			n.turn()
 			select {
 			case <-ctx.Done():
 				return nil
@@ -108,6 +110,8 @@ func (l *load) work(ctx context.Context, n *node) error {
 				var err error
 				if c, err = n.http.Challenge(ctx, protocol.ChallengeRequest{Node: n.id}); err != nil && !errors.Is(err, client.ErrUnreachable) {
 					return fmt.Errorf("asking for a challenge: %w", err)
+				} else if err != nil {
+					n.turn()
 				}
 			}
 			if c == nil {
@@ -135,7 +139,7 @@ func (l *load) work(ctx context.Context, n *node) error {
 				return grant{out.Token, out.Receipt, false}, nil
 			}
 		}
-		switch err := l.settle(ctx, ask); {
+		switch err := l.settle(ctx, n, ask); {
 		case err != nil && ctx.Err() == nil && time.Now().After(good): // a machine that stood still
 			i |= 3 // attest anew
 		case err != nil && ctx.Err() == nil:
@@ -249,8 +253,6 @@ func recovered(t *testing.T, ctx context.Context, d *domain, n *node, a *attesto
 	if _, err := a.Lease(ctx, n.request()); err != nil {
 		t.Fatalf("the agent does not recover: %v", err)
 	}
-	pushes, unwatch := a.Watch() // not before: one that nobody reads from is full after a while
-	defer unwatch()
 	time.Sleep(time.Second) // it follows events again within 700 ms
 	if _, err := d.operator.SetStatus(ctx, n.id, protocol.StatusChange{Status: "suspended", Reason: "test"}); err != nil {
 		t.Fatal(err)

@@ -25,6 +25,15 @@ import (
 // a machine that is enrolled. more is added to both configurations.
 func pair(t *testing.T, more string) (a, b *replica, n *node) {
 	t.Helper()
+	a, b, d := pairOn(t, "127.0.0.1:0", "127.0.0.1:0", more)
+	n = d.machine("a-direct")
+	d.learn(n)
+	return a, b, n
+}
+
+// pairOn is a pair on two addresses, without a machine.
+func pairOn(t *testing.T, atA, atB, more string) (a, b *replica, d *domain) {
+	t.Helper()
 	maker, err := swtpm.NewCA("test maker", time.Now())
 	if err != nil {
 		t.Fatal(err)
@@ -32,9 +41,9 @@ func pair(t *testing.T, more string) (a, b *replica, n *node) {
 	root := filepath.Join(t.TempDir(), "root.pem")
 	write(t, root, maker.RootPEM())
 	refKey := ed25519.NewKeyFromSeed(make([]byte, 32))
-	common := fmt.Sprintf("domain = \"joined.invalid\"\ndatabase = %q\nlisten = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\naddresses = [\"127.0.0.1\"]\napprovals = 1\nmin_level = \"E2\"\nek_roots = [%q]\nreference_keys = ['''%s''']\n%s",
+	common := fmt.Sprintf("domain = \"joined.invalid\"\ndatabase = %q\nadmin = \"127.0.0.1:0\"\naddresses = [\"127.0.0.1\"]\napprovals = 1\nmin_level = \"E2\"\nek_roots = [%q]\nreference_keys = ['''%s''']\n%s",
 		storetest.Postgres(t), root, reference.FormatKey(refKey.Public().(ed25519.PublicKey)), more)
-	a, b = newReplica(t, "a", common), newReplica(t, "b", common)
+	a, b = newReplica(t, "a", fmt.Sprintf("listen = %q\n%s", atA, common)), newReplica(t, "b", fmt.Sprintf("listen = %q\n%s", atB, common))
 	a.serve()
 	invitation := filepath.Join(t.TempDir(), "b.invitation")
 	keyA := a.run("invite", "-o", invitation)
@@ -44,10 +53,7 @@ func pair(t *testing.T, more string) (a, b *replica, n *node) {
 	a.configure(keyB)
 	a.serve()
 	b.serve()
-	d := &domain{process: &process{t: t, ready: devReady{Domain: "joined.invalid", Verifier: a.url}}, maker: maker, refKey: refKey, operator: operatorClient(t, a.url, filepath.Join(a.data, "operator.pem"))}
-	n = d.machine("a-direct")
-	d.learn(n)
-	return a, b, n
+	return a, b, &domain{process: &process{t: t, ready: devReady{Domain: "joined.invalid", Verifier: a.url}}, maker: maker, refKey: refKey, operator: operatorClient(t, a.url, filepath.Join(a.data, "operator.pem"))}
 }
 
 // count is how many entries of a kind the log has, as a verifier shows it.
