@@ -310,6 +310,31 @@ func TestEntriesThatDoNotFit(t *testing.T) {
 	}
 }
 
+// TestLongestEntry: a leaf of 65,535 bytes is kept whole, one byte more is refused and
+// not cut.
+func TestLongestEntry(t *testing.T) {
+	l := open(t, config(t, storetest.NewMemory()))
+	entry := func(n int) ([]ledger.Receipt, error) {
+		return l.Append(t.Context(), ledger.Draft{Build: func(ledger.Slot) (ledger.Change, error) {
+			return ledger.Change{Entries: []ledger.Entry{{Kind: "a.b", Data: struct{ S string }{strings.Repeat("x", n)}}}}, nil
+		}})
+	}
+	rs, err := entry(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	room := ledger.MaxEntry - len(rs[0].Entry)
+	if _, err := entry(room + 1); err == nil {
+		t.Error("65,536 bytes were taken")
+	}
+	if rs, err = entry(room); err != nil || len(rs[0].Entry) != ledger.MaxEntry {
+		t.Fatalf("65,535 bytes: %v", err)
+	}
+	if got, err := l.Entry(t.Context(), 1); err != nil || string(got) != string(rs[0].Entry) || l.Size() != 2 {
+		t.Errorf("of 65,535 bytes %d came back, in a log of %d entries: %v", len(got), l.Size(), err)
+	}
+}
+
 func FuzzParseProof(f *testing.F) {
 	f.Add("c2sp.org/tlog-proof@v1\nindex 0\n\nnote")
 	f.Add("c2sp.org/tlog-proof@v1\nextra eA==\nindex 1\nB95lDa8R83lS8n0eG+o0buTxRKQTYFi//1U8anccXmA=\n\no\n2\nB95lDa8R83lS8n0eG+o0buTxRKQTYFi//1U8anccXmA=\n")
