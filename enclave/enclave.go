@@ -36,6 +36,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"os/signal"
 	"runtime"
 	"runtime/debug"
 	"sync"
@@ -89,7 +90,6 @@ func Keep(cfg Config) int {
 	}
 	k := newKeeper(cfg, newID())
 	stop, exit, err := k.keep()
-	<-k.catching // what is said from here on
 	var no *Refusal
 	switch {
 	case errors.As(err, &no):
@@ -110,11 +110,17 @@ func Keep(cfg Config) int {
 
 func newKeeper(cfg Config, execution string) *keeper {
 	return &keeper{cfg: cfg, agent: agent{cfg.Socket}, execution: execution, bell: alarm{-1}, drain: alarm{-1},
-		again: make(chan struct{}, 1), signals: make(chan os.Signal, 16), catching: make(chan struct{})}
+		again: make(chan struct{}, 1), signals: make(chan os.Signal, 16)}
 }
 
 func (k *keeper) warn(format string, args ...any) {
+	k.mayBeUnheard()
 	fmt.Fprintf(os.Stderr, "writ: "+format+"\n", args...)
+}
+
+// mayBeUnheard comes before anything is said: a stderr nobody reads is no reason to die.
+func (k *keeper) mayBeUnheard() {
+	k.heard.Do(func() { signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE) })
 }
 
 // keep prepares everything, starts the work and holds it. It returns a Stop if
@@ -147,7 +153,6 @@ func (k *keeper) keep() (*Stop, int, error) {
 func (k *keeper) settle() error {
 	tune()
 	k.self = begin(func() (string, error) { return supervisor.Digest(k.cfg.Measured) })
-	go k.catch()
 	if err := unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return fmt.Errorf("keeping inherited files from the work (Linux 5.11 or later): %w", err)
 	}
@@ -169,6 +174,7 @@ func (k *keeper) start(ctx context.Context) (life time.Duration, err error) {
 	if err := start(); err != nil {
 		return 0, err
 	}
+	go k.catch()
 	if k.admission, err = prepared(); err != nil {
 		return 0, err
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -50,8 +51,7 @@ type keeper struct {
 	again   chan struct{}  // a reason to renew at once
 	signals chan os.Signal // for the work, once it is let
 	let     atomic.Bool    // the work may start
-
-	catching chan struct{} // closed when a broken pipe is no reason to die any more
+	heard   sync.Once      // that nobody reads stderr is no reason to die any more
 
 	failing  atomic.Bool  // the last renewal failed
 	drained  atomic.Int64 // Instant: the deadline before which the work was asked to end
@@ -312,8 +312,6 @@ func (k *keeper) signal(s unix.Signal) {
 // the keeper's, and end it as if they had not been caught. Those for the work in an
 // adopted group are its engine's to send.
 func (k *keeper) catch() {
-	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE) // a stderr nobody reads is no reason to die
-	close(k.catching)
 	supervisor.Catch(k.signals)
 	for s := range k.signals {
 		switch {

@@ -162,14 +162,14 @@ func tryKernelDeadline() error {
 	return nil
 }
 
-// tryUrgent asks on a thread that ends with it.
+// tryUrgent asks for it, and gives it back.
 func tryUrgent() error {
-	result := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		result <- urgent()
-	}()
-	return <-result
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := urgentThread(0, 0); err != nil {
+		return err
+	}
+	return ordinary()
 }
 
 func tryFuse() error {

@@ -64,10 +64,15 @@ func TestWorkAtE1(t *testing.T) {
 	e.lives("after the first deadline, renewed")
 	a.answers(unavailable)
 	e.exits(ExitStopped, "lapsed")
-	s := e.stop(CauseDeadline)
-	e.dies(s.Deadline.Add(scheduled))
-	if s.Level != "E1" || a.requests()[0].Level != "E1" {
-		t.Errorf("level %s, asked for as %s", s.Level, a.requests()[0].Level)
+	e.dies(a.until().Add(scheduled))
+	if asked := a.requests()[0].Level; asked != "E1" {
+		t.Errorf("asked for %s", asked)
+	}
+	if strings.Contains(e.said(), "PID 1 ended the container") {
+		return // on a machine with much else to do it may be first, and nobody is left to leave a record
+	}
+	if s := e.stop(CauseDeadline); s.Level != "E1" {
+		t.Errorf("level %s", s.Level)
 	}
 }
 

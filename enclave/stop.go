@@ -66,6 +66,7 @@ func (k *keeper) publish(s Stop) {
 	}
 	b = append(b, '\n')
 	if k.cfg.JSONStop {
+		k.mayBeUnheard()
 		_, _ = os.Stderr.Write(b)
 	}
 	if k.cfg.Record != "" {
