@@ -32,6 +32,7 @@ type request struct {
 	Key       string `json:"key"`
 	Parent    string `json:"parent,omitempty"`
 	Image     string `json:"image,omitempty"`
+	Argv      string `json:"argv,omitempty"`
 	Level     string `json:"level"`
 	R         string `json:"r"`
 	ID        string `json:"id"`

@@ -57,6 +57,7 @@ type Config struct {
 	Audience    string        // "" is spiffe://<domain>/enclave
 	Parent      string        // execution that starts this one, or ""
 	Image       string        // "sha256:" and the digest of the image the work is from, or ""; the caller's word
+	ArgvPolicy  string        // file of the command lines that may be started, or ""
 	DrainBefore time.Duration // SIGTERM this long before the deadline if renewing fails; 0 never
 	FreezeFor   time.Duration // hold the work still this long at its deadline before it is killed; 0 kills at once
 	Partition   time.Duration // stop this long after the last token was asked for, if it is shorter than the token's life; 0 never
@@ -220,6 +221,9 @@ func (k *keeper) prepare() (_ *admission, err error) {
 
 // find opens the program, and makes the keys.
 func (k *keeper) find() (err error) {
+	if err := k.permit(); err != nil {
+		return err
+	}
 	if k.adopts() {
 		if k.group, err = adoptGroup(k.cfg.Adopt); err != nil {
 			return err

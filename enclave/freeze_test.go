@@ -72,14 +72,14 @@ func TestRevokedWhileFrozen(t *testing.T) {
 func TestStopOnPartition(t *testing.T) {
 	t.Parallel()
 	a := newAgent(t, 60*time.Second)
-	e := a.prepare(t, "--stop-on-partition", "3s").hydra(nil, 10, "sleep")
+	e := a.prepare(t, "--stop-on-partition", "6s").hydra(nil, 10, "sleep")
 	first := Now()
-	sleepPast(first.Add(2 * time.Second))
+	sleepPast(first.Add(7 * time.Second))
 	e.lives("later than the bound, while the verifier answers")
 	a.answers(unavailable)
 	now := Now()
 	e.exits(ExitStopped, "lapsed")
-	e.dies(now.Add(1500 * time.Millisecond))
+	e.dies(now.Add(6 * time.Second))
 }
 
 // A wall clock that is set is a reason to renew at once, and none to stop.

@@ -27,6 +27,7 @@ type keeper struct {
 	key       *ecdsa.PrivateKey      // of this execution: signs how it ended
 	jkt       string
 	execution string
+	argv      string // digest of the policy that allows the command line, or ""
 	level     Level
 	program   *program
 	admission *admission

@@ -82,10 +82,10 @@ func (k *keeper) proveHalt(nonce string) (_ *Stop, err error) {
 		return nil, err
 	}
 	defer k.program.close()
+	defer k.release()
 	if k.admission, err = k.prepare(); err != nil {
 		return nil, err
 	}
-	defer k.release()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	g, err := k.ask(ctx)

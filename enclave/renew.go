@@ -27,7 +27,7 @@ func (k *keeper) ask(ctx context.Context) (Grant, error) {
 	g := newGrant(k.admission.here)
 	a, err := k.agent.lease(ctx, request{
 		Audience: k.admission.audience, Workload: k.admission.workload, Execution: k.admission.execution,
-		Key: k.jkt, Parent: k.cfg.Parent, Image: k.cfg.Image, Level: k.level.String(), R: g.R, ID: newID(),
+		Key: k.jkt, Parent: k.cfg.Parent, Image: k.cfg.Image, Argv: k.argv, Level: k.level.String(), R: g.R, ID: newID(),
 	}, self)
 	if err != nil {
 		return g, noAgent(err)

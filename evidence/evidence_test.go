@@ -290,11 +290,12 @@ func TestQuoteItem(t *testing.T) {
 
 func TestRequest(t *testing.T) {
 	r32 := base64.RawURLEncoding.EncodeToString(bytes.Repeat([]byte{0xa5}, 32))
-	full := evidence.Request{Audience: "a", Workload: "sha256:" + strings.Repeat("0a", 32), Execution: "e-1", Parent: "e.0", Image: "sha256:" + strings.Repeat("1a", 32), Level: "E0", R: r32, ID: "i_1"}
+	full := evidence.Request{Audience: "a", Workload: "sha256:" + strings.Repeat("0a", 32), Execution: "e-1", Parent: "e.0", Image: "sha256:" + strings.Repeat("1a", 32), Argv: "sha256:" + strings.Repeat("2a", 32), Level: "E0", R: r32, ID: "i_1"}
 	if back, err := evidence.ParseRequest(full.Marshal()); err != nil || back != full {
 		t.Fatalf("%+v, %v", back, err)
 	}
 	for name, change := range map[string]func(*evidence.Request){
+		"argv itself":         func(r *evidence.Request) { r.Argv = "sh -c exit" },
 		"no audience":         func(r *evidence.Request) { r.Audience = "" },
 		"audience too long":   func(r *evidence.Request) { r.Audience = strings.Repeat("a", 513) },
 		"audience not UTF-8":  func(r *evidence.Request) { r.Audience = "a\xff" },

@@ -21,6 +21,7 @@ type Request struct {
 	Key       string `json:"key,omitempty"`    // thumbprint of the keeper's key, which signs how the execution ended
 	Parent    string `json:"parent,omitempty"` // id of the execution that started it
 	Image     string `json:"image,omitempty"`  // "sha256:" and the digest of the image it is from, as whoever starts it says
+	Argv      string `json:"argv,omitempty"`   // "sha256:" and the digest of the policy by which the keeper allowed the command line
 	Level     string `json:"level"`            // enforcement level, "E0" to "E4"
 	R         string `json:"r"`                // the requester's 32 random bytes, base64url: becomes eat_nonce
 	ID        string `json:"id"`               // request id: a retry with the same id gets the same token
@@ -53,14 +54,14 @@ func isID(s string) bool { return isName(s, 1, 64, idMarks) }
 
 // members are the members of a request in their order, the optional ones between
 // audience and level.
-func (r *Request) members() [7]struct {
+func (r *Request) members() [8]struct {
 	name  string
 	value *string
 } {
 	return [...]struct {
 		name  string
 		value *string
-	}{{"wl", &r.Workload}, {"exec", &r.Execution}, {"keeper", &r.Keeper}, {"key", &r.Key}, {"parent", &r.Parent}, {"image", &r.Image}, {"level", &r.Level}}
+	}{{"wl", &r.Workload}, {"exec", &r.Execution}, {"keeper", &r.Keeper}, {"key", &r.Key}, {"parent", &r.Parent}, {"image", &r.Image}, {"argv", &r.Argv}, {"level", &r.Level}}
 }
 
 // Marshal writes the one encoding ParseRequest accepts.
@@ -118,6 +119,7 @@ func (r Request) check() error {
 		{"wl", r.Workload, r.Workload == "" || isDigest(r.Workload)},
 		{"keeper", r.Keeper, r.Keeper == "" || isDigest(r.Keeper)},
 		{"image", r.Image, r.Image == "" || isDigest(r.Image)},
+		{"argv", r.Argv, r.Argv == "" || isDigest(r.Argv)},
 		{"key", r.Key, r.Key == "" || isName(r.Key, 43, 43, keyMarks)},
 		{"exec", r.Execution, r.Execution == "" || isID(r.Execution)},
 		{"parent", r.Parent, r.Parent == "" || isID(r.Parent)},

@@ -67,7 +67,7 @@ func (c *stateCheck) checkClaims(n *nodeCheck, index uint64, row *decision, t *b
 	}
 	k := row.Claims
 	is := bundle.Token{ID: k.ID, Audience: k.Audience, Issued: k.IssuedAt, Expires: k.Expires, Seq: k.Writ.Seq, Prev: k.Writ.Prev, JKT: k.Confirm.JKT, X5T: k.Confirm.X5T, Exec: k.Writ.Execution, Workload: k.Writ.Workload, Level: k.Writ.Level, Epoch: k.Writ.Epoch, Key: row.Key,
-		Parent: t.Parent, Keeper: t.Keeper, Image: t.Image, Base: t.Base, WorkloadBasis: t.WorkloadBasis, KeeperBasis: t.KeeperBasis} // what claims do not have
+		Parent: t.Parent, Keeper: t.Keeper, Image: t.Image, Argv: t.Argv, Base: t.Base, WorkloadBasis: t.WorkloadBasis, KeeperBasis: t.KeeperBasis} // what claims do not have
 	if row.Key == "" {
 		is.Key = t.Key
 	}

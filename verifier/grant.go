@@ -95,7 +95,7 @@ func (s *Service) personal(slot ledger.Slot, d *domainState, n *Node, req eviden
 
 func recordToken(c *token.Claims, req evidence.Request, base uint64) *bundle.Token {
 	return &bundle.Token{ID: c.ID, Audience: c.Audience, Issued: c.IssuedAt, Expires: c.Expires, Seq: c.Writ.Seq, Prev: c.Writ.Prev, JKT: c.Confirm.JKT, X5T: c.Confirm.X5T,
-		Exec: c.Writ.Execution, Parent: req.Parent, Keeper: req.Keeper, Key: req.Key, Image: req.Image, Workload: c.Writ.Workload, Level: c.Writ.Level, Epoch: c.Writ.Epoch, Base: base}
+		Exec: c.Writ.Execution, Parent: req.Parent, Keeper: req.Keeper, Key: req.Key, Image: req.Image, Argv: req.Argv, Workload: c.Writ.Workload, Level: c.Writ.Level, Epoch: c.Writ.Epoch, Base: base}
 }
 
 // Token gives a node that proved possession of its base token's key a further

@@ -38,6 +38,7 @@ func main() {
 	flag.StringVar(&cfg.Audience, "audience", "", "audience of the token; default the domain's enclave")
 	flag.StringVar(&cfg.Parent, "parent", "", "execution that starts this one")
 	flag.StringVar(&cfg.Image, "image", "", "digest of the image the work is from")
+	flag.StringVar(&cfg.ArgvPolicy, "argv-policy", "", "file of the command lines that may be started")
 	flag.DurationVar(&cfg.DrainBefore, "drain-before", 0, "SIGTERM this long before the deadline when renewing fails")
 	flag.DurationVar(&cfg.FreezeFor, "freeze-for", 0, "hold the work still this long at its deadline before it is killed")
 	flag.DurationVar(&cfg.Partition, "stop-on-partition", 0, "stop this long after the last answer of a verifier")

@@ -22,7 +22,7 @@ const DefaultState = "/var/lib/writ"
 
 // Options are those of `writ run`.
 type Options struct {
-	level, audience, socket, state, trust, parent, image, record, net, onLapse string
+	level, audience, socket, state, trust, parent, image, argv, record, net, onLapse string
 
 	readOnly, readWrite []string
 
@@ -44,6 +44,7 @@ func (o *Options) Flags(f *pflag.FlagSet) {
 	f.StringVar(&o.trust, "trust", "", "trust `file` that pins the issuer's keys (default trust.json in the state directory)")
 	f.StringVar(&o.parent, "parent", os.Getenv("WRIT_EXECUTION"), "`id` of the execution that starts this one (default WRIT_EXECUTION)")
 	f.StringVar(&o.image, "image", "", "`digest` (sha256:...) of the image COMMAND is from; recorded as your word, nothing checks it")
+	f.StringVar(&o.argv, "argv-policy", "", "`file` of the command lines that may be started; its digest is recorded")
 	f.DurationVar(&o.drain, "drain-before", 0, "send SIGTERM this long before the deadline when renewing has failed")
 	f.StringVar(&o.onLapse, "on-lapse", "kill", "`what` happens at the deadline: kill, or freeze:DURATION, which holds the work still for so long and then kills it (E3)")
 	f.DurationVar(&o.partition, "stop-on-partition", 0, "stop this long after the last answer of a verifier, though the token lives longer")
@@ -90,7 +91,7 @@ func (o *Options) arguments(command []string) []string {
 	if o.trust == "" {
 		o.trust = filepath.Join(o.state, "trust.json")
 	}
-	args := []string{"-level", o.level, "-socket", o.socket, "-trust", o.trust, "-audience", o.audience, "-parent", o.parent, "-image", o.image,
+	args := []string{"-level", o.level, "-socket", o.socket, "-trust", o.trust, "-audience", o.audience, "-parent", o.parent, "-image", o.image, "-argv-policy", o.argv,
 		"-drain-before", o.drain.String(), "-pids", strconv.Itoa(o.pids), "-record", o.record, "-freeze-for", o.freeze.String(), "-stop-on-partition", o.partition.String(), "-net", o.net, "-private-tmp=" + strconv.FormatBool(o.privateTmp)}
 	for _, path := range o.readOnly {
 		args = append(args, "-landlock-ro", path)

@@ -104,6 +104,7 @@ type Token struct {
 	Keeper   string `json:"keeper,omitempty"` // the node's word, as wl and level are
 	Key      string `json:"key,omitempty"`    // thumbprint of the keeper's key, which signs how it ended
 	Image    string `json:"image,omitempty"`  // of the workload; the word of whoever started it
+	Argv     string `json:"argv,omitempty"`   // digest of the policy that allowed the command line; the keeper's word
 	Level    string `json:"level"`
 	Epoch    uint64 `json:"epoch"`
 	Base     uint64 `json:"base,omitempty"` // index of the entry of the token it was derived from

@@ -302,7 +302,7 @@ func rests(b *Bundle, t *Trust, v *appraisal.Verdict, e *proven, c *token.Claims
 	asked, askErr := b.Input.Evidence.Request()
 	rec := e.data.Token // of its members, the two on what digests stand follow from nothing but the list: see measured
 	made := Token{ID: c.ID, Audience: c.Audience, Issued: c.IssuedAt, Expires: c.Expires, Seq: w.Seq, Prev: w.Prev, JKT: c.Confirm.JKT, X5T: c.Confirm.X5T,
-		Exec: w.Execution, Parent: asked.Parent, Workload: w.Workload, Keeper: asked.Keeper, Key: asked.Key, Image: asked.Image, Level: w.Level, Epoch: w.Epoch,
+		Exec: w.Execution, Parent: asked.Parent, Workload: w.Workload, Keeper: asked.Keeper, Key: asked.Key, Image: asked.Image, Argv: asked.Argv, Level: w.Level, Epoch: w.Epoch,
 		WorkloadBasis: rec.WorkloadBasis, KeeperBasis: rec.KeeperBasis}
 	sum := sha256.Sum256(b.Verdict)
 	switch {

@@ -50,7 +50,8 @@ type Execution struct {
 	Keeper   string   `json:"keeper,omitempty"`
 	KBasis   string   `json:"keeper_basis"` // likewise
 	Image    string   `json:"image,omitempty"`
-	IBasis   string   `json:"image_basis"` // "asserted" (the word of whoever started it) or "none": no kernel measures images
+	Argv     string   `json:"argv,omitempty"` // digest of the policy that allowed its command line, as its keeper says
+	IBasis   string   `json:"image_basis"`    // "asserted" (the word of whoever started it) or "none": no kernel measures images
 	Level    string   `json:"level"`
 	Ended    bool     `json:"ended"`
 	Events   []Event  `json:"events"`
@@ -110,7 +111,7 @@ func (l *Log) Add(index uint64, leaf ledger.Leaf) error {
 func (l *Log) admit(node string, t *bundle.Token, base uint64, e Event) {
 	x := l.executions[t.Exec]
 	if x == nil {
-		x = &Execution{ID: t.Exec, Parent: t.Parent, Children: []string{}, Node: node, Workload: t.Workload, Basis: none, Keeper: t.Keeper, KBasis: none, Image: t.Image, IBasis: none, Level: t.Level}
+		x = &Execution{ID: t.Exec, Parent: t.Parent, Children: []string{}, Node: node, Workload: t.Workload, Basis: none, Keeper: t.Keeper, KBasis: none, Image: t.Image, Argv: t.Argv, IBasis: none, Level: t.Level}
 		if t.Image != "" {
 			x.IBasis = appraisal.BasisAsserted
 		}
