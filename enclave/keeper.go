@@ -95,7 +95,7 @@ func (k *keeper) forge() (err error) {
 	}
 	k.grace = fuseGrace
 	if k.level < E3 {
-		k.grace = 50 * time.Millisecond // an ordinary process may have to wait for the processor
+		k.grace = max(fuseGrace, 50*time.Millisecond) // an ordinary process may have to wait for the processor
 	}
 	return nil
 }
