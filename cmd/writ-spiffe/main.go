@@ -148,7 +148,10 @@ func readMap(file string) (workload.Map, error) {
 	var m struct {
 		Workload workload.Map `toml:"workload"`
 	}
-	if err := toml.NewDecoder(f).DisallowUnknownFields().Decode(&m); err != nil {
+	var unknown *toml.StrictMissingError
+	if err := toml.NewDecoder(f).DisallowUnknownFields().Decode(&m); errors.As(err, &unknown) {
+		return nil, fmt.Errorf("reading the map %s: unknown key:\n%s", file, unknown.String())
+	} else if err != nil {
 		return nil, fmt.Errorf("reading the map %s: %w", file, err)
 	}
 	return m.Workload, nil

@@ -46,6 +46,14 @@ func inputError(path string, err error) error {
 	return exit(exitFailed, fmt.Errorf("reading %s: %w", path, unwrapPath(err)), hint)
 }
 
+// wantJSON refuses a file that is another one than was meant, before a decoder does.
+func wantJSON(path string, raw []byte, what, hint string) error {
+	if json.Valid(raw) {
+		return nil
+	}
+	return exit(exitInvalid, fmt.Errorf("%s: expected %s, which is one JSON object; found %d bytes that are none", path, what, len(raw)), hint)
+}
+
 // unwrapPath drops the operation and path that the os package puts before an error.
 func unwrapPath(err error) error {
 	if e := (*os.PathError)(nil); errors.As(err, &e) {

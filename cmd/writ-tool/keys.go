@@ -38,7 +38,9 @@ func newKeys() *cobra.Command {
 makes one and publishes it; it signs once everybody had time to fetch it
 (token_key_overlap), and the one before stays published until its last token has
 expired. Other verifiers of the domain need its file before then:
-keys/token-KEY.pem.`, wantArgs(), func(cmd *cobra.Command, c *client.Client, o *operatorFlags, _ []string) error {
+keys/token-KEY.pem.
+
+Exit codes: 0 introduced; 8 waiting for further approvers; 3 refused.`, wantArgs(), func(cmd *cobra.Command, c *client.Client, o *operatorFlags, _ []string) error {
 		return changeKeys(cmd, c, o, protocol.KeyAct{Act: "rotate"})
 	})
 	rotate.Example = "  writ keys rotate"
@@ -65,11 +67,14 @@ func changeKeys(cmd *cobra.Command, c *client.Client, o *operatorFlags, act prot
 	}
 	switch {
 	case o.json:
-		return writeJSON(cmd.OutOrStdout(), change)
+		err = writeJSON(cmd.OutOrStdout(), change)
 	case change.KID == "":
 		_, err = fmt.Fprintf(cmd.OutOrStdout(), "nothing changed yet: %d of %d approvers have agreed to another key; the others run writ keys rotate, too\n", change.Approvals, change.Needed)
 	default:
 		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s signs from %s, epoch %d\n", change.KID, second(change.From), change.Epoch)
+	}
+	if err == nil && change.KID == "" {
+		return exit(exitPartial, nil, "")
 	}
 	return err
 }

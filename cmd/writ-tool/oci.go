@@ -31,6 +31,9 @@ func readState(r io.Reader) (*containerState, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the container's state: %w", err)
 	}
+	if len(b) == 0 {
+		return nil, errors.New("reading the container's state: nothing on standard input; a container runtime starts this hook, and gives it the state there")
+	}
 	if len(b) > maxState {
 		return nil, fmt.Errorf("reading the container's state: more than %d bytes", maxState)
 	}

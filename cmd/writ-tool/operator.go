@@ -268,6 +268,9 @@ Exit codes: 0 in force; 8 waiting for further operators; 3 refused.`, wantArgs("
 		if err != nil {
 			return err
 		}
+		if err := wantJSON(args[0], raw, "a signed reference set", "sign it: writ reference sign"); err != nil {
+			return err
+		}
 		if _, err := reference.Read(trimNewline(raw)); err != nil {
 			return exit(exitInvalid, fmt.Errorf("%s: %w", args[0], err), "sign it: writ reference sign")
 		}

@@ -205,6 +205,9 @@ func readSet(cmd *cobra.Command, path string) (*reference.Set, error) {
 		return nil, err
 	}
 	raw = trimNewline(raw)
+	if err := wantJSON(path, raw, "a reference set", "writ reference learn writes one"); err != nil {
+		return nil, err
+	}
 	var probe struct {
 		Payload *json.RawMessage `json:"payload"`
 	}
@@ -225,6 +228,9 @@ func readSet(cmd *cobra.Command, path string) (*reference.Set, error) {
 func readSigned(cmd *cobra.Command, path string) (*reference.Signed, error) {
 	raw, err := readInput(cmd, path, 2*reference.MaxList)
 	if err != nil {
+		return nil, err
+	}
+	if err := wantJSON(path, raw, "a signed reference set", "sign it: writ reference sign"); err != nil {
 		return nil, err
 	}
 	s, layers, lists, err := reference.Open(trimNewline(raw))
@@ -345,7 +351,11 @@ func loadKey(path string, create bool) (k ed25519.PrivateKey, made bool, err err
 		return k, true, err
 	}
 	if err != nil {
-		return nil, false, exit(exitUsage, fmt.Errorf("reading the key %s: %w", path, unwrapPath(err)), "writ reference key -o FILE makes one")
+		hint := "writ reference key -o FILE makes one"
+		if errors.Is(err, fs.ErrPermission) {
+			hint = "a private key is its owner's alone: run this as that user"
+		}
+		return nil, false, exit(exitUsage, fmt.Errorf("reading the key %s: %w", path, unwrapPath(err)), hint)
 	}
 	b, _ := pem.Decode(raw)
 	if b == nil {

@@ -72,6 +72,8 @@ func hint(cmd *cobra.Command, err error) string {
 		return fmt.Sprintf("see '%s --help'", cmd.CommandPath())
 	case errors.Is(err, fs.ErrPermission):
 		return "run it as the user that writd runs as, whose files these are"
+	case errors.Is(err, keys.ErrMissing) && cmd.Name() != "serve":
+		return "a new domain gets its keys from the first writd serve; where there is a history, restore the keys folder from its backup"
 	case errors.Is(err, ledger.ErrNoGuard):
 		return "if nothing can have been lost: writd serve --config FILE --adopt, once"
 	case errors.Is(err, ledger.ErrRolledBack):
