@@ -214,6 +214,8 @@ func told(kind string, data json.RawMessage) string {
 		return "reference set " + d.Name
 	case "legitimacy.issued":
 		return "evidence judged good: the first token"
+	case "legitimacy.expired":
+		return "nobody renewed the token in time"
 	case "legitimacy.renewed":
 		return "evidence judged good again: the next token"
 	case "execution.admitted":

@@ -69,9 +69,13 @@ func (s *Server) console(q *call) error {
 	if err != nil {
 		return err
 	}
+	peers, err := s.svc.PeerDomains(q.Request().Context())
+	if err != nil {
+		return err
+	}
 	out := protocol.Console{Domain: s.svc.Domain(), Now: s.cfg.Now().Unix(), Ready: o.Ready, Size: o.Size, At: o.At, Epoch: epoch, Frozen: frozen, Act: entryOf(act, act > 0),
 		Nodes: o.Nodes, Tokens: o.Tokens, Coverage: []protocol.Coverage{}, Findings: []protocol.Denial{}, Acts: []protocol.Act{}, Minutes: []protocol.Minute{}, Samples: []protocol.Sample{},
-		Peers: []protocol.Peer{}, Keys: []protocol.ConsoleKey{}, Policy: policyOf(s.svc.Policy()), Evidence: s.sees(q), Signed: checkpointOf(s.svc.Log().Checkpoint())}
+		Peers: []protocol.Peer{}, Domains: domainsOf(peers), Keys: []protocol.ConsoleKey{}, Policy: policyOf(s.svc.Policy()), Evidence: s.sees(q), Signed: checkpointOf(s.svc.Log().Checkpoint())}
 	for _, name := range fleet.States {
 		out.States = append(out.States, protocol.Tally{Name: name, Count: o.States[name]})
 	}
@@ -107,6 +111,19 @@ func (s *Server) console(q *call) error {
 		out.Session = q.session.shown()
 	}
 	return q.answer(out)
+}
+
+// domainsOf is what anybody may know of the domains that are recognised: the log names
+// them, too.
+func domainsOf(peers []protocol.PeerDomain) []protocol.ConsoleDomain {
+	out := make([]protocol.ConsoleDomain, len(peers))
+	for i, p := range peers {
+		out[i] = protocol.ConsoleDomain{Domain: p.Domain, State: p.State, Why: p.Why, Seen: p.Seen, MaxAge: p.MaxAge}
+		if p.Checkpoint != "" {
+			out[i].Size = checkpointOf([]byte(p.Checkpoint)).Size
+		}
+	}
+	return out
 }
 
 // entryOf is an index, if there is one.

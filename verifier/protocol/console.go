@@ -23,6 +23,7 @@ type Console struct {
 	Minutes  []Minute          `json:"minutes"`  // oldest first
 	Samples  []Sample          `json:"samples"`  // oldest first
 	Peers    []Peer            `json:"peers"`
+	Domains  []ConsoleDomain   `json:"domains"` // others that are recognised
 	Policy   Policy            `json:"policy"`
 	Keys     []ConsoleKey      `json:"keys"`
 	Evidence bool              `json:"evidence"`          // whether findings and boots are shown
@@ -99,6 +100,16 @@ type Peer struct {
 	First   bool    `json:"first"` // it began the domain
 	Retired bool    `json:"retired"`
 	Entry   *uint64 `json:"entry,omitempty"` // the last one about it that was seen
+}
+
+// ConsoleDomain is another domain that operators have recognised.
+type ConsoleDomain struct {
+	Domain string `json:"domain"`
+	State  string `json:"state"` // [PeerAccepted], [PeerClosed]
+	Why    string `json:"why,omitempty"`
+	Seen   int64  `json:"seen"` // when it showed its log last; 0: never
+	Size   uint64 `json:"size"` // entries of it then
+	MaxAge int64  `json:"max_age"`
 }
 
 // Policy is what the domain asks of its nodes and operators.

@@ -21,7 +21,7 @@ export const moment = (at: number) => time(at).toISOString().replace('T', ' ').r
 export const figure = (v: number) => Number.isInteger(v) ? v.toLocaleString('en') : Math.abs(v) >= 100 ? v.toFixed(0) : Number(v.toPrecision(3)).toString()
 
 /** Values over time, one line a series. */
-export function Line({ label, unit, series, height = 150 }: { label: string; unit: string; series: Series[]; height?: number }) {
+export function Line({ label, unit, series, none, height = 150 }: { label: string; unit: string; series: Series[]; none?: string; height?: number }) {
   const rows = series.flatMap(s => s.points.map(p => [s.name, moment(p.at), figure(p.value)]))
   const draw = (p: Plot): PlotOptions => ({
     height, marginLeft: 48, marginRight: series.length > 1 ? 84 : 16, x: { type: 'utc', label: null }, y: { label: unit, nice: true, zero: true, tickFormat: figure },
@@ -33,11 +33,11 @@ export function Line({ label, unit, series, height = 150 }: { label: string; uni
       ]),
     ],
   })
-  return <Picture label={label} empty={!rows.length} draw={draw} of={series}><Table head={['Series', 'Time', unit]} rows={rows} /></Picture>
+  return <Picture label={label} empty={!rows.length} none={none} draw={draw} of={series}><Table head={['Series', 'Time', unit]} rows={rows} /></Picture>
 }
 
 /** One bar a name, with its value written beside it. */
-export function Bars({ label, unit, bars }: { label: string; unit: string; bars: Bar[] }) {
+export function Bars({ label, unit, bars, none }: { label: string; unit: string; bars: Bar[]; none?: string }) {
   const draw = (p: Plot, width: number): PlotOptions => {
     const left = Math.min(8 + 6.5 * Math.max(...bars.map(b => b.name.length)), width * .45)
     return {
@@ -50,7 +50,7 @@ export function Bars({ label, unit, bars }: { label: string; unit: string; bars:
       color: tones,
     }
   }
-  return <Picture label={`${label} (${unit})`} empty={!bars.length} draw={draw} of={bars}><Table head={['Name', unit]} rows={bars.map(b => [b.name, figure(b.value)])} /></Picture>
+  return <Picture label={`${label} (${unit})`} empty={!bars.length} none={none} draw={draw} of={bars}><Table head={['Name', unit]} rows={bars.map(b => [b.name, figure(b.value)])} /></Picture>
 }
 
 /** What each row was, from when to when. */
@@ -86,12 +86,22 @@ function cut(name: string, room: number) {
   return name.length > most ? name.slice(0, most - 1) + '…' : name
 }
 
-export function Picture({ label, empty, draw, of, children }: { label: string; empty: boolean; draw: (p: Plot, width: number) => PlotOptions; of: unknown; children: ComponentChildren }) {
+/** A mark of a picture, and what it stands for. */
+export type Key = [name: string, colour: string]
+
+interface Drawn {
+  label: string; of: unknown; draw: (p: Plot, width: number) => PlotOptions; children: ComponentChildren
+  empty: boolean; none?: string // what is said while there is nothing to draw
+  most?: number // px: how wide it gets
+  keys?: Key[]
+}
+
+export function Picture({ label, empty, none = 'Nothing yet.', draw, of, most, keys = [], children }: Drawn) {
   const box = useRef<HTMLDivElement>(null)
   const [width, setWidth] = useState(0)
   const [trouble, setTrouble] = useState('')
   useEffect(() => {
-    const o = new ResizeObserver(e => setWidth(Math.floor(e[0].contentRect.width)))
+    const o = new ResizeObserver(e => setWidth(Math.min(Math.floor(e[0].contentRect.width), most ?? Infinity)))
     o.observe(box.current!)
     return () => o.disconnect()
   }, [])
@@ -111,7 +121,8 @@ export function Picture({ label, empty, draw, of, children }: { label: string; e
   }, [width, empty, JSON.stringify(of)])
   return <figure class="chart">
     <figcaption>{label}</figcaption>
-    <div ref={box} class="picture">{empty ? <p class="soft">Nothing yet.</p> : trouble && <p class="soft">{trouble}</p>}</div>
+    <div ref={box} class="picture">{empty ? <p class="soft none">{none}</p> : trouble && <p class="soft">{trouble}</p>}</div>
+    {!empty && keys.length > 0 && <ul class="legend" aria-hidden="true">{keys.map(([name, colour]) => <li key={name}><svg viewBox="0 0 10 10" width="10" height="10"><rect width="10" height="10" rx="2" fill={colour} /></svg>{name}</li>)}</ul>}
     {!empty && <details><summary>As a table</summary><div class="scroll" tabIndex={0} role="region" aria-label={`${label}, as a table`}>{children}</div></details>}
   </figure>
 }

@@ -28,6 +28,12 @@ export async function fetchEntry(base: string, index: number): Promise<Entry> {
   return { receipt, entry: new TextDecoder().decode(new Uint8Array(raw.buffer, at + 2, raw.getUint16(at))) }
 }
 
+/** An entry of a recognised domain's log, and the trust file of that domain that operators of this one have approved. */
+export async function fetchPeer(domain: string, index: string): Promise<Entry & { trust: string }> {
+  const e = await (await get(`/v1/public/lineage/entry?domain=${encodeURIComponent(domain)}&index=${index}`)).json() as Entry & { trust: unknown }
+  return { ...e, trust: JSON.stringify(e.trust) }
+}
+
 /** An entry of the demonstration's own log, of which both histories are kept, and the trust file of its domain. */
 export async function fetchDemo(id: string): Promise<Entry & { trust: string }> {
   const [entry, trust] = await Promise.all([get(`/demo/entries/${id}`), get('/demo/domain')])

@@ -11,6 +11,7 @@ const states: Record<string, [shape: string, tone: string]> = {
   allowed: ['✓', 'good'], unknown: ['?', 'warn'], vulnerable: ['!', 'bad'], unjudged: ['–', 'soft'],
   running: ['●', 'good'], ended: ['■', 'soft'], unreported: ['?', 'warn'], measured: ['✓', 'good'], asserted: ['◐', 'warn'],
   runs: ['●', 'good'], stopped: ['✕', 'bad'], frozen: ['❚', 'bad'], valid: ['✓', 'good'], lapsed: ['✕', 'bad'],
+  accepted: ['✓', 'good'], closed: ['✕', 'bad'],
   denied: ['✕', 'bad'], invalid: ['✕', 'bad'], partial: ['◐', 'warn'],
 }
 

@@ -9,6 +9,7 @@ export interface Act { index: number; at: number; kind: string; subject: string;
 export interface Minute { at: number; granted: number; denied: number; revoked: number }
 export interface Sample { at: number; states: number[]; tokens: number }
 export interface Peer { log_key: string; self: boolean; first: boolean; retired: boolean; entry?: number }
+export interface Known { domain: string; state: string; why?: string; seen: number; size: number; max_age: number }
 export interface Policy {
   rules: number; token_life: number; min_level: string; approvals: number; reference_threshold: number; reference_keys: number
   prove_halt_every?: number; ek_vendors?: string; ek_roots: number
@@ -18,7 +19,7 @@ export interface Session { operator: string; roles: string[]; csrf: string; acts
 export interface Overview {
   domain: string; now: number; ready: boolean; size: number; at: number; epoch: number; frozen: boolean; act?: number
   nodes: number; tokens: number; states: Tally[]; statuses: Tally[]; coverage: Coverage[]; findings: Denial[]; acts: Act[]
-  minutes: Minute[]; samples: Sample[]; peers: Peer[]; policy: Policy; keys: Key[]; evidence: boolean; session?: Session
+  minutes: Minute[]; samples: Sample[]; peers: Peer[]; domains: Known[]; policy: Policy; keys: Key[]; evidence: boolean; session?: Session
   checkpoint: { size: number; root: string; signatures: number }
 }
 export interface Node {

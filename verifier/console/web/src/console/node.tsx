@@ -11,7 +11,7 @@ export function NodePage({ subject, overview: o, beat, back, acts }: { subject: 
   const last = d?.chain.find(l => l.kind !== 'execution.admitted' && !l.gone)?.index
   const index = chosen ?? last
   const way = <p><a href="/console" id="back" onClick={e => { if (!e.ctrlKey && !e.metaKey) { e.preventDefault(); back() } }}>← All nodes</a></p>
-  if (!d) return <>{way}<h1>Node</h1>{trouble ? <Trouble>{trouble.code === 'not-found' ? `The log knows no node ${subject}. It may have enrolled under another pseudonym, or in another domain.` : trouble.message}</Trouble> : <p class="soft" role="status">Reading the node…</p>}</>
+  if (!d) return <>{way}<h1>Node</h1>{trouble ? <Trouble>{trouble.code === 'not-found' ? `The log knows no node ${subject}. It may have enrolled under another pseudonym, or in another domain.` : trouble.message}</Trouble> : <p class="soft" role="status" aria-busy="true">Reading the node…</p>}</>
   const n = d.node
   return <>
     {way}
@@ -40,7 +40,7 @@ function BootPart({ subject, index, overview: o, follow }: { subject: string; in
     {index === undefined ? <p class="empty">No decision was made on this node yet.</p>
       : !o ? null : !o.evidence ? <p class="empty" id="no-evidence">What was measured is not public here; operators who sign in see it.</p>
         : trouble ? <Trouble>{trouble.code ? trouble.message : 'The verifier cannot be reached; the boot is shown when it answers.'}</Trouble>
-          : !b ? <p class="soft" role="status">Appraising the boot once more…</p> : <BootOf of={b} follow={follow} />}
+          : !b ? <p class="soft" role="status" aria-busy="true">Appraising the boot once more…</p> : <BootOf of={b} follow={follow} />}
   </section>
 }
 

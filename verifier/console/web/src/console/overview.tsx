@@ -8,7 +8,8 @@ const kinds: Record<string, string> = {
   'node.enrolled': 'a node enrolled', 'node.status': 'a node was approved', 'legitimacy.revoked': 'a node lost its tokens', 'reference.added': 'a reference set was agreed to',
   'reference.activated': 'a reference set came into force', 'join-token.created': 'a join token was made', 'join-token.revoked': 'a join token was ended',
   'governance.frozen': 'the domain was frozen', 'governance.unfrozen': 'the freeze was lifted', 'verifier.started': 'a verifier started', 'verifier.joined': 'a verifier joined',
-  'verifier.retired': 'a verifier was retired', 'evidence.rejected': 'forged evidence was counted', 'retention.pruned': 'retention gave up what was old',
+  'verifier.retired': 'a verifier was retired', 'federation.peer-added': 'another domain was recognised', 'federation.peer-removed': 'another domain is recognised no more',
+  'federation.checkpoint': 'another domain showed its log', 'federation.diverged': 'another domain’s log contradicted itself', 'governance.approved': 'an operator agreed to an act', 'legitimacy.expired': 'a node’s token lapsed', 'evidence.rejected': 'forged evidence was counted', 'retention.pruned': 'retention gave up what was old',
 }
 
 export function Glance({ of: o, filter, state }: { of: Overview; filter: (state?: string) => void; state?: string }) {
@@ -120,7 +121,7 @@ export function References({ of: o }: { of: Overview }) {
 export function Rules({ of: o }: { of: Overview }) {
   const p = o.policy
   return <section aria-labelledby="policy-title">
-    <h2 id="policy-title">Policy, keys and verifiers</h2>
+    <h2 id="policy-title">Policy, keys, verifiers and other domains</h2>
     <div class="pair">
       <dl class="facts" aria-label="Policy">
         <div><dt>rules of the appraisal</dt><dd>version {p.rules}</dd></div>
@@ -139,6 +140,10 @@ export function Rules({ of: o }: { of: Overview }) {
         <Wide name="Verifiers" head={['Verifier, by its log key', 'Is', 'Entry']}>
           {o.peers.map(v => <tr key={v.log_key}><th scope="row"><Short of={v.log_key} /></th><td>{[v.self && 'this one', v.first && 'the first', v.retired && 'retired'].filter(Boolean).join(', ') || 'a peer'}</td><td>{v.entry !== undefined && <Entry index={v.entry} />}</td></tr>)}
         </Wide>
+        {o.domains.length > 0 && <Wide name="Domains that are recognised" head={['Recognised domain', 'Counts', 'Its log', 'Heard']}>
+          {o.domains.map(d => <tr key={d.domain}><th scope="row">{d.domain}</th><td><Badge state={d.state} />{d.why && <small class="soft block">{d.why}</small>}</td><td>{number(d.size)} {d.size === 1 ? 'entry' : 'entries'}</td><td>{d.seen ? <When at={d.seen} /> : 'never'}</td></tr>)}
+        </Wide>}
+        {!o.domains.length && <p class="soft">No other domain is recognised: its tokens count here for nothing (writ peer add).</p>}
       </div>
     </div>
   </section>
@@ -148,7 +153,7 @@ export function Acts({ of: o }: { of: Overview }) {
   return <section aria-labelledby="acts-title">
     <h2 id="acts-title">Recent acts</h2>
     {!o.acts.length ? <p class="empty">Nothing was done lately.</p> : <ol class="timeline">
-      {o.acts.slice(0, 12).map(a => <li key={a.index}><When at={a.at} /> {kinds[a.kind] ?? a.kind} <Entry index={a.index} /></li>)}
+      {o.acts.slice(0, 12).map(a => <li key={a.index}><When at={a.at} /> <span>{kinds[a.kind] ?? a.kind}, <Entry index={a.index} /></span></li>)}
     </ol>}
   </section>
 }

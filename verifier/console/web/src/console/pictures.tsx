@@ -14,9 +14,12 @@ const shades: Record<string, string> = {
 
 /** How many nodes were in which state. */
 export function States({ of: o }: { of: Overview }) {
-  const names = Object.keys(shades).filter(n => o.samples.some(s => s.states[o.states.findIndex(t => t.name === n)]))
-  const rows = o.samples.flatMap(s => names.map(name => ({ at: new Date(s.at * 1000), name, count: s.states[o.states.findIndex(t => t.name === name)] })))
-  const brief = o.samples.length > 0 && o.samples[o.samples.length - 1].at - o.samples[0].at < 600
+  // What counts now goes on from the last sample, so that there is a picture from the first moment.
+  const since = o.samples[0]?.at ?? o.now
+  const samples = [...o.samples, ...[o.samples.length ? o.now : since, Math.max(o.now, since + 5)].map(at => ({ at, states: o.states.map(s => s.count) }))]
+  const names = Object.keys(shades).filter(n => samples.some(s => s.states[o.states.findIndex(t => t.name === n)]))
+  const rows = samples.flatMap(s => names.map(name => ({ at: new Date(s.at * 1000), name, count: s.states[o.states.findIndex(t => t.name === name)] })))
+  const brief = o.now - since < 600
   const draw = (p: typeof import('../plot'), width: number): PlotOptions => ({
     height: 190, marginLeft: 48, marginRight: 8, x: { type: 'utc', label: null }, y: { label: null, zero: true, nice: true },
     color: { domain: names, range: names.map(n => shades[n]) },
@@ -26,16 +29,9 @@ export function States({ of: o }: { of: Overview }) {
       p.axisX({ ticks: width < 420 ? 2 : 4, tickSize: 3, label: null, tickFormat: (d: Date) => d.toISOString().slice(11, brief ? 19 : 16) }),
     ],
   })
-  return <>
-    <Picture label="Nodes by state over the last hour" empty={o.samples.length < 2} draw={draw} of={rows}>
-      <Table head={['Time', ...names]} rows={o.samples.slice(-60).reverse().map(s => [moment(s.at), ...names.map(n => String(s.states[o.states.findIndex(t => t.name === n)]))])} />
+  return <Picture label="Nodes by state over the last hour" empty={!names.length} none="No node has enrolled yet." draw={draw} of={rows} keys={names.map(n => [n, shades[n]])}>
+      <Table head={['Time', ...names]} rows={samples.slice(-61, -1).reverse().map(s => [moment(s.at), ...names.map(n => String(s.states[o.states.findIndex(t => t.name === n)]))])} />
     </Picture>
-    <Legend items={names.map(n => [n, shades[n]])} />
-  </>
-}
-
-function Legend({ items }: { items: [name: string, colour: string][] }) {
-  return <ul class="legend" aria-hidden="true">{items.map(([name, colour]) => <li key={name}><svg viewBox="0 0 10 10" width="10" height="10"><rect width="10" height="10" rx="2" fill={colour} /></svg>{name}</li>)}</ul>
 }
 
 const covered: [key: 'current' | 'earlier' | 'never', name: string, colour: string][] = [
@@ -53,12 +49,9 @@ export function Map({ of: all }: { of: Coverage[] }) {
     x: { axis: null, domain: [0, Math.max(total, 24 * unit)] }, y: { label: null, domain: shown.map(c => c.class), padding: .25 }, color: { domain: covered.map(c => c[1]), range: covered.map(c => c[2]) },
     marks: [p.waffleX(rows, { x: 'count', y: 'class', fill: 'name', unit, gap: 1.5, rx: 2 }), p.axisY({ tickSize: 0, label: null, tickFormat: (s: string) => s.length > 18 ? s.slice(0, 17) + '…' : s })],
   })
-  return <>
-    <Picture label={`Which reference set judged the nodes, by class${unit > 1 ? ` (a square is ${unit} nodes)` : ''}`} empty={!shown.length} draw={draw} of={rows}>
-      <Table head={['Class', ...covered.map(c => c[1])]} rows={all.map(c => [c.class, ...covered.map(([key]) => String(c[key]))])} />
-    </Picture>
-    <Legend items={covered.map(c => [c[1], c[2]])} />
-  </>
+  return <Picture label={`Which reference set judged the nodes, by class${unit > 1 ? ` (a square is ${unit} nodes)` : ''}`} empty={!shown.length} none="No node has enrolled yet." draw={draw} of={rows} keys={covered.map(c => [c[1], c[2]])}>
+    <Table head={['Class', ...covered.map(c => c[1])]} rows={all.map(c => [c.class, ...covered.map(([key]) => String(c[key]))])} />
+  </Picture>
 }
 
 const judged: Record<string, [colour: string, sign: string]> = {
@@ -79,12 +72,9 @@ export function BootPicture({ of: all }: { of: Component[] }) {
       p.axisY({ tickSize: 0, label: null, tickFormat: (n: number) => `PCR ${n}` }), p.axisX({ ticks: 6, tickSize: 3, label: 'measured, in order' }),
     ],
   })
-  return <>
-    <Picture label="The boot, measurement by measurement" empty={!all.length} draw={draw} of={all.map(c => c.digest + c.judgement)}>
-      <Table head={['PCR', ...names]} rows={pcrs.map(n => [String(n), ...names.map(j => String(all.filter(c => c.pcr === n && c.judgement === j).length))])} />
-    </Picture>
-    <Legend items={names.filter(n => all.some(c => c.judgement === n)).map(n => [n, judged[n][0]])} />
-  </>
+  return <Picture label="The boot, measurement by measurement" empty={!all.length} none="No boot log was judged." draw={draw} of={all.map(c => c.digest + c.judgement)} keys={names.filter(n => all.some(c => c.judgement === n)).map(n => [n, judged[n][0]])}>
+    <Table head={['PCR', ...names]} rows={pcrs.map(n => [String(n), ...names.map(j => String(all.filter(c => c.pcr === n && c.judgement === j).length))])} />
+  </Picture>
 }
 
 /** When a node was legitimate, and when not, as far as its last decisions tell. */
@@ -147,7 +137,7 @@ export function MerklePath({ index }: { index: number }) {
     return () => { gone = true }
   }, [index])
   if (trouble) return <p class="soft">{trouble}</p>
-  if (!got) return <p class="soft">Fetching the proof…</p>
+  if (!got) return <p class="soft" aria-busy="true">Fetching the proof…</p>
   const siblings = got.steps.filter(s => s.side === 'left' || s.side === 'right')
   const levels = siblings.length
   const on = Array.from({ length: levels + 1 }, (_, level) => ({ level, side: 0, name: level === 0 ? `entry ${index}` : level === levels ? 'signed root' : '' }))
@@ -164,7 +154,7 @@ export function MerklePath({ index }: { index: number }) {
     ],
   })
   return <>
-    <Picture label={`From entry ${index} to the root of ${got.size.toLocaleString('en')} entries`} empty={!levels} draw={draw} of={got.steps}>
+    <Picture label={`From entry ${index} to the root of ${got.size.toLocaleString('en')} entries`} empty={!levels} none="It is the only entry: its hash is the root." most={560} draw={draw} of={got.steps}>
       <Table head={['Level', 'What', 'Hash (base64)']} rows={got.steps.map(s => [String(s.level), s.side === 'leaf' || s.side === 'root' ? s.side : `sibling on the ${s.side}`, s.hash || 'the entry is not public'])} />
     </Picture>
     <p class="soft">{got.holds === undefined ? 'The entry itself is not public, so nothing was computed.' : got.holds ? 'Computed in this browser: the hashes lead to the root of the checkpoint. Whether the log signed it, /proof checks with keys that you bring.' : 'The hashes do not lead to the root: this log contradicts itself.'}</p>

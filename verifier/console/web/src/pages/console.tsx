@@ -75,7 +75,7 @@ export default function Console() {
 }
 
 function First({ trouble }: { trouble?: Refused }) {
-  if (!trouble || trouble.code === 'session-ended') return <p class="soft" role="status">Asking the verifier…</p>
+  if (!trouble || trouble.code === 'session-ended') return <p class="soft" role="status" aria-busy="true">Asking the verifier…</p>
   return <Trouble>{trouble.code ? trouble.message : 'The verifier cannot be reached. This page asks again every few seconds.'}</Trouble>
 }
 

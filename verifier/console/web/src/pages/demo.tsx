@@ -59,9 +59,12 @@ function Stage({ v, act }: { v: View; act: (name: string) => void }) {
       <Parts v={v} />
       <h2>Do something to it</h2>
       <ul class="choices">{acts.map(([a, name, what]) => <li key={a}><button type="button" disabled={!may(a)} onClick={() => act(a)} aria-describedby={`what-${a}`}>{name}</button><span id={`what-${a}`} class="soft">{what}</span></li>)}</ul>
+      <div class="beside"><div>
       <h2 id="story">What happened</h2>
       <ol class="story" aria-labelledby="story" aria-live="polite">{v.story.map((c, i) => <li key={c.at + i}><Told c={c} v={v} /></li>).reverse()}</ol>
+      </div>
       {v.log.length > 0 && <Log v={v} />}
+      </div>
     </>}
   </>
 }

@@ -18,7 +18,7 @@ export default function Page() {
     <h1>Health</h1>
     <p class="soft">The figures that Prometheus scrapes from this verifier, each under the name it has there. Counts begin when the verifier starts. Read again every {every / 1000} seconds.</p>
     {trouble && <Trouble>{trouble} {h && `The figures below are of ${moment(h.at)}. `}Trying again.</Trouble>}
-    {h ? <Figures h={h} /> : !trouble && <p class="soft" role="status">Reading the figures.</p>}
+    {h ? <Figures h={h} /> : !trouble && <p class="soft" role="status" aria-busy="true">Reading the figures.</p>}
   </>
 }
 
@@ -71,7 +71,7 @@ function Figures({ h }: { h: Health }) {
         ['Affirmed', figure(sum('writ_appraisals_total', { result: 'affirming' })), 'writ_appraisals_total'],
         ['Not affirmed', figure(sum('writ_appraisals_total') - sum('writ_appraisals_total', { result: 'affirming' })), 'writ_appraisals_total'],
       ]} />
-      <Bars label="Age of the evidence that legitimate nodes rest on" unit="nodes" bars={nodes.count ? steps(nodes) : []} />
+      <Bars label="Age of the evidence that legitimate nodes rest on" unit="nodes" bars={nodes.count ? steps(nodes) : []} none="No node is legitimate now." />
     </Card>
     <Card id="stops" name="Time to stop">
       <Values of={[
@@ -81,7 +81,7 @@ function Figures({ h }: { h: Health }) {
         ['99 of 100 within', quantile(stops, .99), 'writ_stop_latency_seconds'],
         ['Not confirmed by a keeper', figure(sum('writ_stops_total', { confirmed: 'false' })), 'writ_stops_total'],
       ]} />
-      <Bars label="From deadline or order to the last process gone" unit="executions" bars={stops.count ? steps(stops) : []} />
+      <Bars label="From deadline or order to the last process gone" unit="executions" bars={stops.count ? steps(stops) : []} none="No work was stopped since the verifier started." />
     </Card>
     <Card id="database" name="Database and clock">
       <Values of={[
@@ -106,7 +106,7 @@ function Figures({ h }: { h: Health }) {
         ['Refused: frozen or diverged', figure(one('writ_divergence_detected_total') ?? 0), 'writ_divergence_detected_total'],
         ['Panics', figure(one('writ_panics_total') ?? 0), 'writ_panics_total'],
       ]} />
-      <Bars label="Problems, by kind" unit="answers" bars={kinds(of('writ_http_problems_total'))} />
+      <Bars label="Problems, by kind" unit="answers" bars={kinds(of('writ_http_problems_total'))} none="No request was refused since the verifier started." />
     </Card>
     </div>
   </>

@@ -7,7 +7,7 @@ import { Badge, Trouble } from '../widgets'
 
 interface Run {
   exec: string; parent?: string; node: string; workload?: string; workload_basis: string; level: string; entry: number
-  started: number; expires: number; last: number; tokens: number; ended: boolean; cause?: string; confirmed?: boolean; latency_us?: number; children: number
+  started: number; expires: number; last: number; tokens: number; ended: boolean; base: number; end?: number; cause?: string; confirmed?: boolean; latency_us?: number; children: number
 }
 interface Found { size: number; read: number; executions: Run[]; more: boolean }
 interface Token { jti: string; aud: string; exp: number; seq: number; prev: string; jkt: string; level: string; epoch: number; base?: number; wl_basis?: string }
@@ -16,9 +16,10 @@ interface Stop { cause: string; confirmed: boolean; latency_us: number; level: s
 interface Event { event: 'authorized' | 'admitted' | 'renewed' | 'terminated'; index: number; at: number; actor: string; data: unknown }
 interface Execution {
   id: string; parent?: string; children: string[]; node: string; workload?: string; workload_basis: string; keeper?: string; keeper_basis: string
-  image?: string; image_basis: string; level: string; ended: boolean; events: Event[]
+  image?: string; image_basis: string; level: string; ended: boolean; events: Event[]; domain?: string
 }
-interface Told { now: number; lineage: { domain: string; execution: Execution; parents: Execution[] }; children: Run[]; omitted: number; gone: number }
+interface Peer { domain: string; size: number; seen: number; read: number; why?: string; parent: boolean; children: Run[] }
+interface Told { now: number; lineage: { domain: string; execution: Execution; parents: Execution[] }; children: Run[]; omitted: number; gone: number; peers: Peer[] }
 
 const every = 5000
 const open = (document.getElementById('app')?.dataset.pages ?? '').split(' ')
@@ -75,7 +76,7 @@ function Search({ at, go }: { at: URLSearchParams; go: Go }) {
       <p><button id="find" class="main">Search</button> {at.size > 0 && <button id="all" type="button" onClick={() => { setBefore([]); go({}) }}>Show all</button>}</p>
     </form>
     {trouble && <Trouble>{trouble} Trying again.</Trouble>}
-    {found ? <Results found={found} searched={at.size > 0 || before.length > 0} go={go} /> : !trouble && <p class="soft" role="status">Searching.</p>}
+    {found ? <Results found={found} searched={at.size > 0 || before.length > 0} go={go} /> : !trouble && <p class="soft" role="status" aria-busy="true">Searching.</p>}
     {found && (found.more || before.length > 0) && <p class="acts">
       {before.length > 0 && <button id="later" type="button" onClick={() => setBefore(before.slice(0, -1))}>Later ones</button>}
       {found.more && <button id="earlier" type="button" onClick={() => setBefore([...before, found.executions[found.executions.length - 1].entry])}>Earlier ones</button>}
@@ -115,7 +116,7 @@ function Lineage({ exec, go }: { exec: string; go: Go }) {
     <p><a href="/lineage" onClick={e => { e.preventDefault(); go({}) }}>All executions</a></p>
     <h1>Execution <code id="exec">{exec}</code></h1>
     {trouble && <Trouble>{trouble} {told && 'What is below was true before. '}Trying again.</Trouble>}
-    {told ? <Life told={told} go={go} /> : !trouble && <p class="soft" role="status">Reading the log.</p>}
+    {told ? <Life told={told} go={go} /> : !trouble && <p class="soft" role="status" aria-busy="true">Reading the log.</p>}
   </>
 }
 
@@ -134,7 +135,7 @@ function Life({ told, go }: { told: Told; go: Go }) {
       <Fact name="Image" digest={x.image} basis={x.image_basis} />
       <div><dt>Node</dt><dd><code>{x.node}</code>, pseudonym in the log of {domain}</dd></div>
       <div><dt>Enforcement level</dt><dd>{x.level}, as the node says</dd></div>
-      <div><dt>Started by</dt><dd>{x.parent ? parents.length ? <To exec={x.parent} go={go} /> : <><code>{x.parent}</code>, which this log does not know: it is of another domain, or older than the log keeps. <code>writ lineage export {x.id}</code> looks for it in the logs of the domains that this one recognises</> : 'nothing that the log knows'}</dd></div>
+      <div><dt>Started by</dt><dd><Starter of={told} go={go} /></dd></div>
     </dl>
     {told.omitted > 0 && <p class="soft" role="status">{figure(told.omitted)} entries in the middle are not listed here; <code>writ lineage export</code> writes all of them.</p>}
     {told.gone > 0 && <p class="soft" role="status">Retention gave up {figure(told.gone)} of the entries; their proofs remain.</p>}
@@ -142,9 +143,47 @@ function Life({ told, go }: { told: Told; go: Go }) {
     <Picture told={told} go={go} />
     <h2>As a list</h2>
     <Entries of={x} />
+    <Abroad of={told} />
     <h2>Started by it</h2>
-    {told.children.length ? <ul id="children">{told.children.map(c => <li key={c.exec}><To exec={c.exec} go={go} />, <Badge state={stateOf(c, told.now)} />, since <time>{moment(c.started)}</time> on {c.node === x.node ? 'the same node' : <>node <code>{c.node}</code></>}</li>)}</ul> : <p>Nothing that the log knows.</p>}
+    {told.children.length ? <ul id="children">{told.children.map(c => <li key={c.exec}><To exec={c.exec} go={go} />, <Badge state={stateOf(c, told.now)} />, since <time>{moment(c.started)}</time> on {c.node === x.node ? 'the same node' : <>node <code>{c.node}</code></>}</li>)}</ul> : <p class="soft">Nothing that this log knows{told.peers.some(p => p.children.length) ? '; what other domains have started is above' : ''}.</p>}
   </>
+}
+
+function Starter({ of: { lineage: { execution: x, parents }, peers }, go }: { of: Told; go: Go }) {
+  if (!x.parent) return <>nothing that the log knows</>
+  if (parents[0]?.domain) return <><a href="#abroad"><code>{x.parent}</code></a>, of {parents[0].domain}</>
+  if (parents.length) return <To exec={x.parent} go={go} />
+  return <><code>{x.parent}</code>, which this log does not know, nor one of {peers.length ? `the ${figure(peers.length)} other domains that are recognised` : 'another domain, since none is recognised'}: it may be of a stranger, or older than the logs keep</>
+}
+
+/** What the logs of other domains say: that it stands there is proven, that it is so is their word. */
+function Abroad({ of: { lineage: { parents }, peers, now } }: { of: Told }) {
+  const above = parents.filter(p => p.domain)
+  const quiet = peers.filter(p => p.why)
+  if (!above.length && !peers.some(p => p.children.length)) return quiet.length ? <p class="soft" id="quiet">{quiet.map(p => <span key={p.domain}>Nothing is told of {p.domain}: {p.why}. </span>)}</p> : null
+  const entries = (domain: string, of: [string, number | undefined][]) => of.filter(([, i]) => i !== undefined).map(([name, i]) => <span key={name} class="entry block">{name} {i} (<Far domain={domain} index={i!} />)</span>)
+  return <section id="abroad" aria-labelledby="abroad-title" tabIndex={-1}>
+    <h2 id="abroad-title">In other domains</h2>
+    <p class="reading"><b>Proven:</b> each entry stands in that domain’s log, under a checkpoint that its keys signed and that extends every one this domain has seen of it; your browser can check that. <b>Their word:</b> what the entries say, and that the execution is the one that was meant: whoever started the child named it.</p>
+    <div class="scroll" tabIndex={0} role="region" aria-label="Executions in other domains"><table id="far">
+      <thead><tr><th scope="col">Execution</th><th scope="col">Is</th><th scope="col">Domain</th><th scope="col">Proven entries</th><th scope="col">Its domain’s word</th></tr></thead>
+      <tbody>
+        {above.map((p, i) => <tr key={p.id}><th scope="row"><code>{p.id}</code></th><td>{i || parents[0] !== p ? 'led to it' : 'parent'}</td><td>{p.domain}</td>
+          <td>{entries(p.domain!, p.events.map(e => [names[e.event], e.index]))}</td>
+          <td><Badge state={stateOf({ ended: p.ended, expires: expiry(p) }, now)} /> on node <code>{p.node.slice(0, 12)}…</code>, level {p.level}, workload {p.workload_basis}</td></tr>)}
+        {peers.flatMap(p => p.children.map(c => <tr key={`${p.domain} ${c.exec}`}><th scope="row"><code>{c.exec}</code></th><td>child</td><td>{p.domain}</td>
+          <td>{entries(p.domain, [['Decision', c.base], ['Start', c.entry], ['Stop', c.end]])}</td>
+          <td><Badge state={stateOf(c, now)} /> on node <code>{c.node.slice(0, 12)}…</code>, level {c.level}, workload {c.workload_basis}, since <time>{moment(c.started)}</time></td></tr>))}
+      </tbody>
+    </table></div>
+    <p class="soft">{peers.map(p => p.why ? <span key={p.domain}>Nothing more is told of {p.domain}: {p.why}. </span> : <span key={p.domain}>{p.domain} showed {figure(p.size)} entries at <time>{moment(p.seen)}</time>{p.read < p.size && `; ${figure(p.read)} of them were read so far`}. </span>)}</p>
+  </section>
+}
+
+/** Where an entry of another domain's log is shown with its proof. */
+function Far({ domain, index }: { domain: string; index: number }) {
+  const raw = `/v1/public/lineage/entry?domain=${encodeURIComponent(domain)}&index=${index}`
+  return <>{open.includes('proof') && <><a href={`/proof#peer/${domain}/${index}`} aria-label={`Check entry ${index} of ${domain}`}>check</a>, </>}<a href={raw} aria-label={`Entry ${index} of ${domain} with its proof`}>proof</a></>
 }
 
 const after = (s: Stop) => !['deadline', 'revoked', 'denied'].includes(s.cause) ? '' : `, ${s.latency_us < 1000 ? `${s.latency_us} µs` : `${figure(s.latency_us / 1000)} ms`} after the ${s.cause === 'deadline' ? 'deadline' : 'order'}`
@@ -205,14 +244,14 @@ function Digests({ of }: { of: [string, string | undefined][] }) {
 const shownTokens = 5
 
 /** The boxes and arrows of a life: of what let it run, of its tokens in a chain, of what it was started by and has started. */
-function drawing({ lineage: { execution: x, parents }, children, now }: Told, narrow: boolean): { boxes: Box[]; arrows: Arrow[] } {
+function drawing({ lineage: { execution: x, parents }, children, peers, now }: Told, narrow: boolean): { boxes: Box[]; arrows: Arrow[] } {
   const boxes: Box[] = [], arrows: Arrow[] = []
   const to = (exec: string) => `/lineage?exec=${encodeURIComponent(exec)}`
   const ancestors = parents.slice(0, 3)
   const oldest = ancestors[ancestors.length - 1] ?? x
   if (parents.length > ancestors.length) boxes.push({ id: 'older', title: `${parents.length - ancestors.length} before`, sub: 'executions', tone: 'soft', href: to(parents[ancestors.length].id) })
   else if (oldest.parent) boxes.push({ id: 'older', title: oldest.parent, sub: 'not in this log', tone: 'soft', href: '#facts' })
-  for (const p of ancestors) boxes.push({ id: `run ${p.id}`, title: p.id, sub: p.node === x.node ? 'parent, same node' : 'parent, other node', tone: 'accent', href: to(p.id) })
+  for (const p of ancestors) boxes.push({ id: `run ${p.id}`, title: p.id, sub: p.domain ? `of ${p.domain}` : p.node === x.node ? 'parent, same node' : 'parent, other node', tone: p.domain ? 'accent far' : 'accent', href: p.domain ? '#abroad' : to(p.id) })
   const chain = x.events.filter(e => e.event === 'admitted' || e.event === 'renewed')
   const shown = chain.length > shownTokens ? [...chain.slice(0, 2), ...chain.slice(1 - shownTokens + 1)] : chain
   const left = chain.length - shown.length
@@ -248,6 +287,11 @@ function drawing({ lineage: { execution: x, parents }, children, now }: Told, na
     const from = shown.filter(e => e.at <= c.started).pop() ?? shown[0]
     if (from) arrows.push([`entry ${from.index}`, `child ${c.exec}`, 'starts'])
   }
+  for (const p of peers) for (const c of p.children.slice(0, 4)) {
+    boxes.push({ id: `child ${p.domain} ${c.exec}`, title: c.exec, sub: `of ${p.domain}`, tone: 'accent far', href: '#abroad' })
+    const from = shown.filter(e => e.at <= c.started).pop() ?? shown[0]
+    if (from) arrows.push([`entry ${from.index}`, `child ${p.domain} ${c.exec}`, 'starts'])
+  }
   if (children.length > shownChildren) {
     boxes.push({ id: 'children', title: `${figure(children.length - shownChildren)}${shownChildren ? ' more' : ' executions'}`, sub: 'started by it', tone: 'soft', href: '#children' })
     if (first) arrows.push([first, 'children', 'starts'])
@@ -281,6 +325,6 @@ function Picture({ told, go }: { told: Told; go: Go }) {
         <text class="sub" x={b.x - boxWidth / 2 + 10} y={b.y + 13}>{cut(b.sub, 20)}</text>
       </a>)}
     </svg>
-    <p class="soft legend">The numbers are entries of the log. Solid: the chain of tokens. Dashed: what a token rests on. Dotted: what started what.</p>
+    <p class="soft legend">The numbers are entries of the log. Solid: the chain of tokens. Dashed: what a token rests on. Dotted: what started what. A dashed box is in another domain’s log.</p>
   </div>
 }

@@ -1,6 +1,6 @@
 import { useEffect, useState } from 'preact/hooks'
 import { check, type Check, type Report } from '../core'
-import { fetchDemo, fetchEntry } from '../log'
+import { fetchDemo, fetchEntry, fetchPeer } from '../log'
 import { Badge, Source, Trouble, type Given } from '../widgets'
 
 const offline = location.protocol === 'file:'
@@ -28,14 +28,14 @@ export default function Proof() {
     } catch (e) { setTrouble((e as Error).message) }
     setBusy(false)
   }
-  useEffect(() => { // #12 is entry 12 of this verifier's log, #demo/12 of the demonstration's
+  useEffect(() => { // #12 is entry 12 of this verifier's log, #demo/12 of the demonstration's, #peer/NAME/12 of a recognised domain's
     const show = async () => {
-      const [, demo, id] = /^#(demo\/)?(\d{1,15}b?)$/.exec(location.hash) ?? []
+      const [, demo, peer, id] = /^#(demo\/|peer\/([\w.-]{1,255})\/)?(\d{1,15}b?)$/.exec(location.hash) ?? []
       if (!id) return
       if (!demo) { setFile(id); return run(id, trust, '') }
       setReport(undefined); setTrouble('')
       try {
-        const found = await fetchDemo(id)
+        const found = await (peer ? fetchPeer(peer, id) : fetchDemo(id))
         setFile(found.receipt); setEntry(found.entry); setTrust(found.trust); setPin(false)
         await run(found.receipt, found.trust, found.entry)
       } catch (e) { setTrouble((e as Error).message) }
