@@ -46,7 +46,12 @@ func openPages(t *testing.T, d *domain.Domain) []string {
 
 func status(t *testing.T, d *domain.Domain, path string) int {
 	t.Helper()
-	r, err := d.Client().Get(d.Issuer + path)
+	q, err := http.NewRequestWithContext(t.Context(), http.MethodGet, d.Issuer+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q.Header.Set("Accept", "text/html, */*;q=0.8") // as a browser that follows a link
+	r, err := d.Client().Do(q)
 	if err != nil {
 		t.Fatalf("getting %s: %v", path, err)
 	}

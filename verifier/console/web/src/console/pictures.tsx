@@ -16,12 +16,13 @@ const shades: Record<string, string> = {
 export function States({ of: o }: { of: Overview }) {
   // What counts now goes on from the last sample, so that there is a picture from the first moment.
   const since = o.samples[0]?.at ?? o.now
-  const samples = [...o.samples, ...[o.samples.length ? o.now : since, Math.max(o.now, since + 5)].map(at => ({ at, states: o.states.map(s => s.count) }))]
+  const latest = o.samples[o.samples.length - 1]?.at ?? since - 1
+  const samples = [...o.samples, ...[since, o.now, Math.max(o.now, since + 5)].filter((at, i, all) => at > latest && all.indexOf(at) === i).map(at => ({ at, states: o.states.map(s => s.count) }))]
   const names = Object.keys(shades).filter(n => samples.some(s => s.states[o.states.findIndex(t => t.name === n)]))
   const rows = samples.flatMap(s => names.map(name => ({ at: new Date(s.at * 1000), name, count: s.states[o.states.findIndex(t => t.name === name)] })))
   const brief = o.now - since < 600
   const draw = (p: typeof import('../plot'), width: number): PlotOptions => ({
-    height: 190, marginLeft: 48, marginRight: 8, x: { type: 'utc', label: null }, y: { label: null, zero: true, nice: true },
+    height: 190, marginLeft: 48, marginRight: 24, x: { type: 'utc', label: null }, y: { label: null, zero: true, nice: true },
     color: { domain: names, range: names.map(n => shades[n]) },
     marks: [
       p.areaY(rows, { x: 'at', y: 'count', fill: 'name', curve: 'step-after', order: names }),
@@ -30,7 +31,7 @@ export function States({ of: o }: { of: Overview }) {
     ],
   })
   return <Picture label="Nodes by state over the last hour" empty={!names.length} none="No node has enrolled yet." draw={draw} of={rows} keys={names.map(n => [n, shades[n]])}>
-      <Table head={['Time', ...names]} rows={samples.slice(-61, -1).reverse().map(s => [moment(s.at), ...names.map(n => String(s.states[o.states.findIndex(t => t.name === n)]))])} />
+      <Table head={['Time', ...names]} rows={samples.slice(-60).reverse().map(s => [moment(s.at), ...names.map(n => String(s.states[o.states.findIndex(t => t.name === n)]))])} />
     </Picture>
 }
 
