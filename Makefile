@@ -1,4 +1,4 @@
-# make build | test | demo | bench | soak | vmtest | lint | fuzz
+# make build | test | demo | bench | soak | vmtest | lint | fuzz | screenshots
 #
 # `make test` and `make demo` need Go, git and make; what else they use
 # (a software TPM, a C compiler for the race detector) they install by apt-get
@@ -11,7 +11,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 LDFLAGS := -s -w -X main.version=$(VERSION)
 BIN     := bin
 
-.PHONY: core pages build test demo bench soak vmtest lint fuzz tools clean
+.PHONY: core pages build test demo bench soak vmtest lint fuzz screenshots tools clean
 
 build: core
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
@@ -30,6 +30,11 @@ pages:
 test: tools pages build
 	CGO_ENABLED=1 $(GO) test -race -timeout 15m ./...
 	cd internal/interop && CGO_ENABLED=0 $(GO) test -timeout 10m ./...
+
+# The pictures of README and docs/, from the test that looks at the pages.
+screenshots: tools pages
+	cd internal/interop && WRIT_SCREENSHOTS=$(CURDIR)/$(BIN)/screenshots CGO_ENABLED=0 $(GO) test -count 1 -timeout 10m -run 'TestPages/documents' ./browser
+	mkdir -p docs/img && cp $(BIN)/screenshots/docs/*.png docs/img/
 
 demo: TOOLS := swtpm=swtpm
 demo: tools build

@@ -27,6 +27,7 @@ func TestPages(t *testing.T) {
 	t.Run("proof", func(t *testing.T) { proof(t, d, chromium) })
 	t.Run("proof with pinned keys", func(t *testing.T) { pinned(t, d, chromium) })
 	t.Run("proof from a saved page", func(t *testing.T) { saved(t, d, chromium) })
+	t.Run("documents", func(t *testing.T) { documents(t, d, chromium) }) // the last: it harms the domain
 }
 
 // openPages asks the server which pages it shows.
