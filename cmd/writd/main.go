@@ -40,14 +40,7 @@ func main() {
 	os.Exit(code)
 }
 
-// ballast is memory that is never touched, so it costs none: the garbage collector
-// waits until there is as much garbage as there is heap, and a verifier whose heap is
-// small would have it run many times a second while nodes renew. Bytes.
-const ballast = 64 << 20
-
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	held := make([]byte, ballast)
-	defer runtime.KeepAlive(held)
 	root := newRoot()
 	root.SetArgs(args)
 	root.SetOut(stdout)

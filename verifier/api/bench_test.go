@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"runtime/pprof"
 	"slices"
 	"strconv"
@@ -55,8 +54,6 @@ func serveBench(dir string) error {
 		return err
 	}
 	defer stop()
-	ballast := make([]byte, 64<<20) // as writd has it
-	defer runtime.KeepAlive(ballast)
 	root, err := os.ReadFile(filepath.Join(dir, "root.der"))
 	if err != nil {
 		return err
