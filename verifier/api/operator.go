@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 
 	"github.com/writ-attestation/writ/verifier"
 	"github.com/writ-attestation/writ/verifier/keys"
@@ -96,9 +97,21 @@ func (s *Server) shown(n *verifier.Node) (protocol.Node, error) {
 	return out, nil
 }
 
+// reasoned refuses an act of a browser's that is given no reason: whoever clicks says
+// why.
+func reasoned(q *call, reason string) error {
+	if q.session != nil && strings.TrimSpace(reason) == "" {
+		return malformed("an act from the console needs a reason")
+	}
+	return nil
+}
+
 func (s *Server) setStatus(q *call) error {
 	var change protocol.StatusChange
 	if err := q.decode(&change); err != nil {
+		return err
+	}
+	if err := reasoned(q, change.Reason); err != nil {
 		return err
 	}
 	n, err := s.svc.SetStatus(q.Request().Context(), q.actor, q.Param("id"), change.Status, change.Reason)
@@ -218,6 +231,9 @@ func (s *Server) changeKeys(q *call) error {
 func (s *Server) freeze(q *call) error {
 	var change protocol.GovernanceChange
 	if err := q.decode(&change); err != nil {
+		return err
+	}
+	if err := reasoned(q, change.Reason); err != nil {
 		return err
 	}
 	act, role := s.svc.Unfreeze, keys.Approver

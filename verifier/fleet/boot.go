@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 
 	"github.com/writ-attestation/writ/evidence"
 	"github.com/writ-attestation/writ/tpm/ima"
@@ -221,6 +222,13 @@ func proven(in *appraisal.Input, v *appraisal.Verdict) files {
 	return out
 }
 
+// legible escapes what would make one name look like another: control characters, and
+// those that turn the direction of writing.
+func legible(name string) string {
+	q := strconv.Quote(name)
+	return q[1 : len(q)-1]
+}
+
 // since says how files differ from those of an earlier list. A file that is not in
 // this one may not have been used yet.
 func (f files) since(earlier files) []Change {
@@ -228,14 +236,14 @@ func (f files) since(earlier files) []Change {
 	for _, path := range f.order {
 		switch was, ok := earlier.paths[path]; {
 		case !ok:
-			out = append(out, Change{Change: "came", PCR: 10, Name: path, Now: f.paths[path]})
+			out = append(out, Change{Change: "came", PCR: 10, Name: legible(path), Now: f.paths[path]})
 		case was != f.paths[path]:
-			out = append(out, Change{Change: "changed", PCR: 10, Name: path, Now: f.paths[path], Was: was})
+			out = append(out, Change{Change: "changed", PCR: 10, Name: legible(path), Now: f.paths[path], Was: was})
 		}
 	}
 	for _, path := range earlier.order {
 		if _, ok := f.paths[path]; !ok {
-			out = append(out, Change{Change: "gone", PCR: 10, Name: path, Was: earlier.paths[path]})
+			out = append(out, Change{Change: "gone", PCR: 10, Name: legible(path), Was: earlier.paths[path]})
 		}
 	}
 	return out

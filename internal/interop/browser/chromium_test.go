@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -28,17 +29,21 @@ import (
 // patience is how long a page may take for anything on a loaded machine.
 const patience = time.Minute
 
-// launch starts a Chromium for which certificates of the domain's own authority, and
-// no others, are as good as those of the web's. Cancelling the context ends it.
-func launch(t *testing.T, ca *x509.Certificate) context.Context {
+// launch starts a Chromium for which certificates of these authorities, and no others,
+// are as good as those of the web's. Cancelling the context ends it.
+func launch(t *testing.T, authorities ...*x509.Certificate) context.Context {
 	t.Helper()
 	program, err := exec.LookPath("chromium")
 	if err != nil {
 		t.Fatalf("the pages are tested in Chromium: %v; apt-get install chromium", err)
 	}
-	spki := sha256.Sum256(ca.RawSubjectPublicKeyInfo)
+	var spki []string
+	for _, ca := range authorities {
+		sum := sha256.Sum256(ca.RawSubjectPublicKeyInfo)
+		spki = append(spki, base64.StdEncoding.EncodeToString(sum[:]))
+	}
 	options := append(slices.Clone(chromedp.DefaultExecAllocatorOptions[:]), chromedp.ExecPath(program), chromedp.WSURLReadTimeout(patience),
-		chromedp.Flag("ignore-certificate-errors-spki-list", base64.StdEncoding.EncodeToString(spki[:])))
+		chromedp.Flag("ignore-certificate-errors-spki-list", strings.Join(spki, ",")))
 	if os.Geteuid() == 0 { // Chromium's sandbox refuses root
 		options = append(options, chromedp.NoSandbox)
 	}
@@ -65,10 +70,21 @@ type tab struct {
 
 func open(t *testing.T, chromium context.Context) *tab {
 	t.Helper()
+	return newTab(t, chromium, chromedp.WithNewBrowserContext())
+}
+
+// beside opens a page that has what the other one's profile has.
+func beside(t *testing.T, b *tab) *tab {
+	t.Helper()
+	return newTab(t, b.ctx)
+}
+
+func newTab(t *testing.T, parent context.Context, options ...chromedp.ContextOption) *tab {
+	t.Helper()
 	b := &tab{T: t, asked: map[network.RequestID]string{}, urls: map[network.RequestID]string{}}
-	ctx, cancel := chromedp.NewContext(chromium, chromedp.WithNewBrowserContext())
+	ctx, cancel := chromedp.NewContext(parent, options...)
 	t.Cleanup(cancel)
-	ctx, stop := context.WithTimeout(ctx, 5*patience)
+	ctx, stop := context.WithTimeout(ctx, 8*patience)
 	t.Cleanup(stop)
 	b.ctx = ctx
 	b.must(chromedp.Do(ctx), "opening a tab")
@@ -155,7 +171,11 @@ func (b *tab) clean(where string) {
 // open shows a page and waits until it has all that it asked for.
 func (b *tab) open(url string) {
 	b.Helper()
-	b.must(chromedp.Do(b.ctx, chromedp.Navigate("about:blank"), chromedp.Navigate(url)), "opening "+url)
+	b.must(chromedp.Do(b.ctx, chromedp.Navigate("about:blank")), "leaving")
+	b.mu.Lock()
+	clear(b.asked) // what the last page asked for, it does not want any more
+	b.mu.Unlock()
+	b.must(chromedp.Do(b.ctx, chromedp.Navigate(url)), "opening "+url)
 	b.settled(url)
 }
 
@@ -270,6 +290,12 @@ func (b *tab) size(width int, dark bool) {
 	b.must(err, "setting the colours")
 }
 
+// kept reports whether anybody keeps the pictures.
+func kept() bool {
+	artifacts := flag.Lookup("test.artifacts")
+	return os.Getenv("WRIT_SCREENSHOTS") != "" || artifacts != nil && artifacts.Value.String() == "true"
+}
+
 // picture saves the whole page.
 func (b *tab) picture(name string) []byte {
 	b.Helper()
@@ -296,13 +322,19 @@ var views = []struct {
 func (b *tab) inspect(name string) {
 	b.Helper()
 	for _, v := range views {
+		looked := v.width == 380 && v.dark || v.width == 1600 && !v.dark
+		if !looked && !kept() { // the same in other colours, for the picture alone
+			continue
+		}
 		b.size(v.width, v.dark)
-		b.picture(name + "-" + v.name)
+		if kept() {
+			b.picture(name + "-" + v.name)
+		}
 		if b.is(`document.documentElement.scrollWidth > window.innerWidth`) {
 			wide, _ := chromedp.Run(b.ctx, chromedp.Evaluate[[]string](`[...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > window.innerWidth + 1).map(e => e.outerHTML.slice(0, 120)).slice(0, 5)`))
 			b.Errorf("%s at %s is wider than the window: %q", name, v.name, wide)
 		}
-		if v.width == 380 && v.dark || v.width == 1600 && !v.dark {
+		if looked {
 			b.usable(name + " at " + v.name)
 		}
 	}

@@ -16,10 +16,18 @@ import (
 	"github.com/writ-attestation/writ/verifier/console"
 )
 
-// TestPages runs one domain and one Chromium for all that is looked at.
+// TestPages runs one domain, one verifier besides and one Chromium for all that is
+// looked at. What comes first finds the verifier empty; the last ends both.
 func TestPages(t *testing.T) {
 	d := domain.Start(t)
-	chromium := launch(t, d.CA)
+	l := newLab(t, d, maker, `witnesses = `+quote(witness()), `audiences = [`+quote(audience)+`]`)
+	chromium := launch(t, d.CA, l.CA)
+	t.Run("an empty domain", func(t *testing.T) { empty(t, l, chromium) })
+	t.Run("hostile text", func(t *testing.T) { attacked(t, l, newHostile(t, l), chromium) })
+	late := leaving(t, l, chromium)
+	t.Run("operators", func(t *testing.T) { operate(t, l, chromium) })
+	t.Run("the end of a session", func(t *testing.T) { ended(t, l, chromium, late) })
+	t.Run("keyboard", func(t *testing.T) { keyboard(t, l, chromium) })
 	t.Run("every page and link", func(t *testing.T) { everyPage(t, d, chromium) })
 	t.Run("demo", func(t *testing.T) { demo(t, d, chromium) })
 	t.Run("health", func(t *testing.T) { health(t, d, chromium) })
@@ -27,7 +35,8 @@ func TestPages(t *testing.T) {
 	t.Run("proof", func(t *testing.T) { proof(t, d, chromium) })
 	t.Run("proof with pinned keys", func(t *testing.T) { pinned(t, d, chromium) })
 	t.Run("proof from a saved page", func(t *testing.T) { saved(t, d, chromium) })
-	t.Run("documents", func(t *testing.T) { documents(t, d, chromium) }) // the last: it harms the domain
+	t.Run("documents", func(t *testing.T) { documents(t, d, chromium) }) // harms the domain
+	t.Run("no answer", func(t *testing.T) { away(t, d, l, chromium) })
 }
 
 // openPages asks the server which pages it shows.

@@ -65,7 +65,7 @@ export function Timeline({ label, spans }: { label: string; spans: Span[] }) {
       marks: [
         p.barX(spans, { x1: (s: Span) => time(s.from), x2: (s: Span) => time(s.to), y: 'row', fill: (s: Span) => s.tone ?? 'accent', insetLeft: .5, insetRight: .5, title: (s: Span) => `${s.state}, ${moment(s.from)} to ${moment(s.to)}` }),
         p.text(spans.filter(s => room(s) > 6.5 * s.state.length + 8), { x: (s: Span) => time((s.from + s.to) / 2), y: 'row', text: 'state', fill: 'var(--bg)', fontWeight: 600 }),
-        p.axisY({ tickSize: 0, label: null, tickFormat: (n: string) => cut(n, left) }), p.axisX({ ticks: 4, tickSize: 3, label: null, tickFormat: clock([first, last]) }),
+        p.axisY({ tickSize: 0, label: null, tickFormat: (n: string) => cut(n, left) }), p.axisX({ ticks: width < 420 ? 2 : 4, tickSize: 3, label: null, tickFormat: clock([first, last]) }),
       ],
       color: tones,
     }

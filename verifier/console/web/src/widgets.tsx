@@ -1,4 +1,6 @@
-import type { ComponentChildren } from 'preact'
+import { createContext, type ComponentChildren } from 'preact'
+import { useContext } from 'preact/hooks'
+import { moment } from './charts'
 
 /** A node's status, its seven states and the results of a check, in the verifier's words: shape, word and colour, never colour alone. */
 const states: Record<string, [shape: string, tone: string]> = {
@@ -15,14 +17,33 @@ const states: Record<string, [shape: string, tone: string]> = {
   denied: ['✕', 'bad'], invalid: ['✕', 'bad'], partial: ['◐', 'warn'],
 }
 
+/** Those that stay true: results, not how something is now. */
+const lasting = new Set(['pass', 'fail', 'skipped', 'grant', 'deny', 'affirming', 'warning', 'contraindicated', 'none', 'allowed', 'denied', 'unknown', 'vulnerable', 'unjudged', 'measured', 'asserted', 'invalid', 'partial', 'ended'])
+
+/** Whether what is shown may be true no more: the verifier does not answer. */
+const Past = createContext(false)
+
+/** What a table of words says for a word that may be anybody's. */
+export const said = <T,>(table: Record<string, T>, word: string): T | undefined => Object.hasOwn(table, word) ? table[word] : undefined
+
 export function Badge({ state }: { state: string }) {
-  const [shape, tone] = states[state] ?? ['?', 'soft']
+  const past = useContext(Past) && !lasting.has(state)
+  const [shape, tone] = past ? ['?', 'soft'] : said(states, state) ?? ['?', 'soft']
+  if (past) return <span class="badge soft"><span aria-hidden="true">{shape}</span> was {state}</span>
   return <span class={`badge ${tone}`}><span aria-hidden="true">{shape}</span> {state}</span>
 }
 
 /** Trouble says what went wrong where it went wrong, and what to do. */
 export function Trouble({ children }: { children: ComponentChildren }) {
   return <div class="notice bad" role="alert"><p>{children}</p></div>
+}
+
+/** What was heard last, at a time (ms). While nothing more is heard (why), it says so above, and shows nothing as if it were of now. */
+export function Heard({ why, at, children }: { why?: string; at: number; children: ComponentChildren }) {
+  return <Past.Provider value={!!why}>
+    {why && <div class="away"><Trouble>{why} {at > 0 && <>What is shown is of <time dateTime={new Date(at).toISOString()}>{moment(Math.floor(at / 1000))}</time>, and may have changed. </>}Trying again.</Trouble></div>}
+    <div class={why ? 'past' : undefined}>{children}</div>
+  </Past.Provider>
 }
 
 export function Frame({ page, pages, children }: { page: string; pages: string[]; children: ComponentChildren }) {

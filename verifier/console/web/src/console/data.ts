@@ -50,7 +50,7 @@ export class Refused extends Error {
 export async function ask<T>(method: string, path: string, body?: BodyInit, headers: Record<string, string> = {}): Promise<T> {
   let r: Response
   try {
-    r = await fetch(path, { method, body, headers, credentials: 'same-origin', redirect: 'error', signal: AbortSignal.timeout(20_000) })
+    r = await fetch(path, { method, body, headers, credentials: 'same-origin', redirect: 'error', signal: AbortSignal.timeout(method === 'GET' ? 10_000 : 20_000) })
   } catch {
     throw new Refused('', 'The verifier cannot be reached.')
   }
@@ -80,6 +80,7 @@ export function useBeat(): [beat: number, line: Line] {
       events.addEventListener('changed', next)
       events.onerror = () => {
         setLine('polling')
+        next() // whether it is only this line that is down
         if (events!.readyState === EventSource.CLOSED) again = window.setTimeout(connect, retry)
       }
     }

@@ -20,7 +20,7 @@ export function NodePage({ subject, overview: o, beat, back, acts }: { subject: 
     {acts(d)}
     <Facts>
       {n.id && <Fact name="pseudonym in the log"><code>{n.subject}</code></Fact>}
-      {n.device && <Fact name="device">{n.device}</Fact>}
+      {n.device && <Fact name="device"><bdi>{n.device}</bdi></Fact>}
       <Fact name="enrolled"><When at={n.enrolled} /> <Entry index={n.entry} /></Fact>
       <Fact name="last token">{n.seq ? <>number {number(n.seq)}, {n.deadline > d.now ? 'ends' : 'ended'} <When at={n.deadline} /></> : 'none yet'}</Fact>
       <Fact name="judged by">{n.judged === 'never' ? 'no set yet' : n.judged === 'current' ? <>{n.class} generation {d.reference?.generation} <Entry index={d.reference!.entry} /></> : 'an earlier set than the one in force'}</Fact>

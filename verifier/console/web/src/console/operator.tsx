@@ -9,6 +9,9 @@ interface Act {
   file?: boolean; send: (reason: string, file?: File) => [method: string, path: string, body: BodyInit]
 }
 
+/** Refusals of a session that has ended: here, or signed out by another page. */
+const over = new Set(['session-ended', 'credential-required'])
+
 const json = (v: unknown) => JSON.stringify(v)
 const may = (s: Session, role: string) => s.roles.includes(role)
 
@@ -37,7 +40,7 @@ function domainActs(o: Overview): Act[] {
 }
 
 /** Buttons for acts; each asks for a reason and to be confirmed. */
-export function Acts({ session: s, overview: o, detail, done, ended }: { session: Session; overview: Overview; detail?: Detail; done: () => void; ended: () => void }) {
+export function Acts({ session: s, overview: o, detail, done, ended }: { session: Session; overview: Overview; detail?: Detail; done: () => void; ended: (what?: string) => void }) {
   const [open, setOpen] = useState<Act>()
   const [told, setTold] = useState('')
   const acts = (detail ? nodeActs(detail) : domainActs(o)).filter(a => may(s, a.role))
@@ -53,7 +56,7 @@ export function Acts({ session: s, overview: o, detail, done, ended }: { session
   </section>
 }
 
-function Confirm({ act: a, session, node, cancel, done, ended }: { act: Act; session: Session; node?: Detail; cancel: () => void; done: (told: string) => void; ended: () => void }) {
+function Confirm({ act: a, session, node, cancel, done, ended }: { act: Act; session: Session; node?: Detail; cancel: () => void; done: (told: string) => void; ended: (what?: string) => void }) {
   const box = useRef<HTMLDialogElement>(null)
   const [reason, setReason] = useState('')
   const [file, setFile] = useState<File>()
@@ -68,14 +71,15 @@ function Confirm({ act: a, session, node, cancel, done, ended }: { act: Act; ses
     try {
       const [method, path, body] = a.send(reason.trim(), file)
       const r = await ask<{ status?: string; active?: boolean; frozen?: boolean; approvals?: number; needed?: number; generation?: number; name?: string }>(method, path, body, { 'Content-Type': 'application/json', 'X-Writ-CSRF': session.csrf })
+      box.current!.close() // which gives the focus back
       done(outcome(a, r))
     } catch (e) {
-      if (e instanceof Refused && e.code === 'session-ended') return ended()
+      if (e instanceof Refused && over.has(e.code)) return ended(a.name)
       setTrouble((e as Error).message + (e instanceof Refused && !e.code ? ' Whether it was done is not known: look before you try again.' : ''))
     }
     setBusy(false)
   }
-  return <dialog ref={box} aria-labelledby="confirm-title" onClose={cancel} onCancel={cancel}>
+  return <dialog ref={box} aria-labelledby="confirm-title" onClose={cancel}>
     <form onSubmit={e => { e.preventDefault(); void go() }}>
       <h2 id="confirm-title">{a.name}</h2>
       {node && <p>Node <Short of={node.node.id!} most={16} />, class {node.node.class}</p>}
@@ -85,7 +89,7 @@ function Confirm({ act: a, session, node, cancel, done, ended }: { act: Act; ses
         : <><label for="act-reason">Reason</label><textarea id="act-reason" rows={2} maxLength={500} required value={reason} onInput={e => setReason(e.currentTarget.value)} aria-describedby="reason-note" /><p class="soft small" id="reason-note">The log holds a commitment to it, not its words.</p></>}
       {a.final && <label class="choice"><input id="act-sure" type="checkbox" checked={sure} onChange={e => setSure(e.currentTarget.checked)} /> I know what this ends.</label>}
       {trouble && <Trouble>{trouble}</Trouble>}
-      <p class="acts end"><button type="button" id="act-cancel" onClick={cancel}>Cancel</button><button type="submit" id="act-confirm" class={a.danger ? 'danger main' : 'main'} disabled={!ready}>{busy ? 'Asking the verifier' : a.name}</button></p>
+      <p class="acts end"><button type="button" id="act-cancel" onClick={() => box.current!.close()}>Cancel</button><button type="submit" id="act-confirm" class={a.danger ? 'danger main' : 'main'} disabled={!ready}>{busy ? 'Asking the verifier' : a.name}</button></p>
     </form>
   </dialog>
 }
@@ -102,7 +106,7 @@ function outcome(a: Act, r: { status?: string; active?: boolean; frozen?: boolea
 /** Who is signed in, and the way out. */
 export function SignedIn({ session: s, left }: { session: Session; left: () => void }) {
   const [trouble, setTrouble] = useState('')
-  const out = () => ask('DELETE', '/v1/sessions', undefined, { 'X-Writ-CSRF': s.csrf }).then(left, (e: Refused) => e.code === 'session-ended' ? left() : setTrouble(e.message))
+  const out = () => ask('DELETE', '/v1/sessions', undefined, { 'X-Writ-CSRF': s.csrf }).then(left, (e: Refused) => over.has(e.code) ? left() : setTrouble(e.message))
   return <div class="operator" id="signed-in">
     <span>Signed in as <b>{s.operator}</b> <span class="soft">({s.roles.join(', ')})</span></span>
     <span class="soft">{s.acts * 1000 > Date.now() ? <>may act until <When at={s.acts} /></> : 'may look'}</span>

@@ -1,5 +1,5 @@
 import { useEffect, useState } from 'preact/hooks'
-import { Badge, Trouble } from '../widgets'
+import { Badge, said, Trouble } from '../widgets'
 import { address, useAnswer, type Nodes, type Overview } from './data'
 import { consequence, Entry, FindingCard, number, Short, When, Wide } from './parts'
 import { Map, States } from './pictures'
@@ -63,7 +63,7 @@ export function NodeList({ of: o, beat, open, filters, setFilters }: { of: Overv
     {data && (data.total ? <>
       <Wide list name="List of nodes" head={['Node', 'State', 'Class', 'Status', 'Last decision', 'Judged by']}>
         {data.nodes.map(n => <tr key={n.subject}>
-          <th scope="row"><a href={address({ node: n.subject })} onClick={e => { if (!e.ctrlKey && !e.metaKey && !e.shiftKey) { e.preventDefault(); open(n.subject) } }}><Short of={n.id ?? n.subject} /></a>{n.device && <small class="soft block">{n.device}</small>}</th>
+          <th scope="row"><a href={address({ node: n.subject })} onClick={e => { if (!e.ctrlKey && !e.metaKey && !e.shiftKey) { e.preventDefault(); open(n.subject) } }}><Short of={n.id ?? n.subject} /></a>{n.device && <small class="soft block"><bdi>{n.device}</bdi></small>}</th>
           <td><Badge state={n.state} /></td><td>{n.class}</td><td><Badge state={n.status} /></td>
           <td>{n.decided === undefined ? <span class="soft">none yet</span> : <><Badge state={n.decision!} /> <Entry index={n.decided} /> <small class="soft block"><When at={n.decided_at!} /></small></>}</td>
           <td class={n.judged === 'current' ? '' : 'soft'}>{{ current: 'the set in force', earlier: 'an earlier set', never: 'no set yet' }[n.judged]}</td>
@@ -74,7 +74,7 @@ export function NodeList({ of: o, beat, open, filters, setFilters }: { of: Overv
         <button type="button" id="previous" disabled={!pages.length} onClick={() => setPages(pages.slice(0, -1))}>Previous</button>
         <button type="button" id="next" disabled={!data.next} onClick={() => setPages([...pages, data.next!])}>Next</button>
       </nav>
-    </> : <p class="empty" id="no-nodes" role="status">{o.nodes ? 'No node fits. Look for less, or clear the filters.' : 'No node has enrolled yet. Make a join token (writ join-token create) and provision one (writ provision).'}</p>)}
+    </> : <p class="empty" id="no-nodes" role="status">{o.nodes ? 'No node fits. Look for less, or clear the filters.' : <>No node has enrolled yet. Make a join token (<code>writ join-token create</code>) and provision one (<code>writ provision</code>).</>}</p>)}
   </section>
 }
 
@@ -105,7 +105,7 @@ export function References({ of: o }: { of: Overview }) {
   const inUse = o.coverage
   return <section aria-labelledby="references-title">
     <h2 id="references-title">Reference sets in force</h2>
-    {!inUse.length ? <p class="empty">No set is in force: every node is denied. Learn, sign and publish one (writ reference learn).</p>
+    {!inUse.length ? <p class="empty">No set is in force: every node is denied. Learn, sign and publish one (<code>writ reference learn</code>, <code>sign</code>, <code>publish</code>).</p>
       : <Wide name="Sets and their coverage" head={['Class', 'Generation', 'Digest', 'Nodes', 'Judged by it', 'Legitimate', 'In force since']}>
         {inUse.map(c => <tr key={c.class}>
           <th scope="row">{c.class}{c.reference?.base.length ? <small class="soft block">on {c.reference.base.join(', ')}</small> : null}</th>
@@ -153,7 +153,7 @@ export function Acts({ of: o }: { of: Overview }) {
   return <section aria-labelledby="acts-title">
     <h2 id="acts-title">Recent acts</h2>
     {!o.acts.length ? <p class="empty">Nothing was done lately.</p> : <ol class="timeline">
-      {o.acts.slice(0, 12).map(a => <li key={a.index}><When at={a.at} /> <span>{kinds[a.kind] ?? a.kind}, <Entry index={a.index} /></span></li>)}
+      {o.acts.slice(0, 12).map(a => <li key={a.index}><When at={a.at} /> <span>{said(kinds, a.kind) ?? a.kind}, <Entry index={a.index} /></span></li>)}
     </ol>}
   </section>
 }

@@ -5,7 +5,7 @@ import { NodePage } from '../console/node'
 import type * as Operator from '../console/operator'
 import { Acts, Findings, Glance, NodeList, Pictures, References, Rules, type Filters } from '../console/overview'
 import { Entry, Notice, When } from '../console/parts'
-import { Trouble } from '../widgets'
+import { Heard, Trouble } from '../widgets'
 
 const known = ['q', 'state', 'status', 'class', 'judged'] as const
 
@@ -34,11 +34,11 @@ export default function Console() {
     return () => removeEventListener('popstate', go)
   }, [])
   useEffect(() => { if (o?.session && !operator) void import('../console/operator').then(setOperator) }, [o?.session])
-  const ended = () => { setTold('Your session has ended. To go on as an operator, sign in again: writ sign-in'); setTurn(t => t + 1) }
-  useEffect(() => { if (trouble?.code === 'session-ended') ended() }, [trouble])
+  const ended = (what?: string) => { setTold(`Your session has ended${what ? `, so this was not done: ${what}` : ''}. To go on as an operator, sign in again: writ sign-in`); setTurn(t => t + 1) }
+  useEffect(() => { if (trouble?.code === 'session-ended' && !told) ended() }, [trouble])
   const was = useRef(false) // signed in, as the last answer said
   useEffect(() => { // whichever answer took the cookie back
-    if (o && was.current && !o.session) ended()
+    if (o && was.current && !o.session && !told) ended()
     if (o) was.current = !!o.session
   }, [o])
   const go = (change: Record<string, string | undefined>, push = true) => {
@@ -47,17 +47,18 @@ export default function Console() {
     if (push) { scrollTo(0, 0); document.getElementById('main')?.focus({ preventScroll: true }) }
   }
   const open = (node: string) => go({ node })
+  const away = !!o && !!trouble && trouble.code !== 'session-ended'
   const session = trouble?.code === 'session-ended' ? undefined : o?.session
   const acts = { overview: o!, session: session!, done: () => setTurn(t => t + 1), ended }
   return <>
     <div class="bar">
-      <Signal line={line} trouble={trouble} at={at} size={o?.size} />
+      <Signal line={line} away={away} at={at} size={o?.size} />
       {session && operator && <operator.SignedIn session={session} left={() => { was.current = false; setTold(''); setTurn(t => t + 1) }} />}
     </div>
     {signIn && <SignIn code={signIn} domain={o?.domain} done={() => { setSignIn(undefined); setTold(''); setTurn(t => t + 1) }} />}
     {told && !session && <Notice tone="warn">{told}</Notice>}
     {o?.frozen && <div class="notice bad" role="status" id="frozen"><p>The domain is frozen: every token has ended and none is issued. {o.act !== undefined && <Entry index={o.act} />}</p></div>}
-    {view.node
+    <Heard why={away ? why(trouble) : undefined} at={at}>{view.node
       ? <NodePage key={view.node} subject={view.node} overview={o} beat={beat + turn * 1e6} back={() => go({ node: undefined })} acts={d => session && operator && d.node.id ? <operator.Acts {...acts} detail={d} /> : null} />
       : <>
         <h1>{o ? <>Console of <span class="domain">{o.domain}</span></> : 'Console'}</h1>
@@ -70,23 +71,23 @@ export default function Console() {
           <References of={o} />
           <Rules of={o} />
         </>}
-      </>}
+      </>}</Heard>
   </>
 }
 
+const why = (r: Refused) => r.code ? `The verifier answers: ${r.message}` : 'The verifier cannot be reached.'
+
 function First({ trouble }: { trouble?: Refused }) {
   if (!trouble || trouble.code === 'session-ended') return <p class="soft" role="status" aria-busy="true">Asking the verifier…</p>
-  return <Trouble>{trouble.code ? trouble.message : 'The verifier cannot be reached. This page asks again every few seconds.'}</Trouble>
+  return <Trouble>{why(trouble)} This page asks again every few seconds.</Trouble>
 }
 
 /** Whether what is shown is of now. */
-function Signal({ line, trouble, at, size }: { line: Line; trouble?: Refused; at: number; size?: number }) {
-  const away = trouble && !trouble.code
-  const [shape, tone] = away ? ['✕', 'bad'] : line === 'live' ? ['●', 'good'] : ['◐', 'warn']
+function Signal({ line, away, at, size }: { line: Line; away: boolean; at: number; size?: number }) {
+  const [shape, tone, word] = away ? ['✕', 'bad', 'no answer'] : line === 'live' ? ['●', 'good', 'live'] : ['◐', 'warn', line === 'connecting' ? 'connecting' : 'asking every few seconds']
   return <p class="signal" id="signal">
-    <span class={tone} role="status"><span aria-hidden="true">{shape}</span> {away ? 'The verifier cannot be reached' : line === 'live' ? 'live' : line === 'connecting' ? 'connecting' : 'asking every few seconds'}</span>
-    {at > 0 && <span class="soft"> {away ? <>what is shown is of <When at={Math.floor(at / 1000)} />; trying again</> : size !== undefined && `as of ${size.toLocaleString('en')} ${size === 1 ? 'entry' : 'entries'}`}</span>}
-    {trouble && trouble.code && trouble.code !== 'session-ended' && <span class="bad"> {trouble.message}</span>}
+    <span class={tone} role="status"><span aria-hidden="true">{shape}</span> {word}</span>
+    {at > 0 && size !== undefined && <span class="soft"> as of {away ? <When at={Math.floor(at / 1000)} /> : `${size.toLocaleString('en')} ${size === 1 ? 'entry' : 'entries'}`}</span>}
   </p>
 }
 

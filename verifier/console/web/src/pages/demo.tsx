@@ -1,5 +1,5 @@
 import { useEffect, useState } from 'preact/hooks'
-import { Badge, Trouble } from '../widgets'
+import { Badge, Heard, said, Trouble } from '../widgets'
 
 /** One event of /demo/state: cmd/writ/stage_view.go says what is in it. */
 interface View {
@@ -21,15 +21,26 @@ const acts: [act: string, name: string, what: string][] = [
   ['work', 'Start the job again', 'The node is still legitimate: it may.'],
 ]
 
+const quiet = 12_000 // ms: writ dev says how things are every 5 s
+
 export default function Demo() {
   const [v, setView] = useState<View>()
+  const [heard, setHeard] = useState(0) // ms
   const [lost, setLost] = useState(false)
   const [trouble, setTrouble] = useState('')
   useEffect(() => {
-    const events = new EventSource('/demo/state')
-    events.onmessage = e => { setView(JSON.parse(e.data) as View); setLost(false) }
-    events.onerror = () => setLost(true)
-    return () => events.close()
+    let events: EventSource, again = 0, silence = 0
+    const listen = () => {
+      events = new EventSource('/demo/state')
+      events.onmessage = e => { setView(JSON.parse(e.data) as View); setHeard(Date.now()); setLost(false); wait() }
+      events.onerror = () => {
+        setLost(true)
+        if (events.readyState === EventSource.CLOSED) again = window.setTimeout(listen, 3000) // it was answered, but not by writ dev
+      }
+    }
+    const wait = () => { clearTimeout(silence); silence = window.setTimeout(() => setLost(true), quiet) }
+    listen()
+    return () => { events.close(); clearTimeout(again); clearTimeout(silence) }
   }, [])
   const act = async (name: string) => {
     setTrouble('')
@@ -41,14 +52,15 @@ export default function Demo() {
   return <>
     <h1>Work runs only while its machine is proven</h1>
     <p class="soft">A real software TPM, a real verifier, a real job, in a domain of their own on this machine. Start them, do harm, and watch the job stop. Each stop is measured, and an entry of a signed log proves it.</p>
-    {lost && <Trouble>writ dev does not answer. It may have ended: start it again, then load this page again.</Trouble>}
     {trouble && <Trouble>{trouble}</Trouble>}
-    {v ? <Stage v={v} act={act} /> : !lost && <p class="soft" role="status">Looking at the stage.</p>}
+    <Heard why={lost ? 'writ dev does not answer; if it has ended, start it again.' : undefined} at={heard}>
+      {v ? <Stage v={v} lost={lost} act={act} /> : !lost && <p class="soft" role="status">Looking at the stage.</p>}
+    </Heard>
   </>
 }
 
-function Stage({ v, act }: { v: View; act: (name: string) => void }) {
-  const may = (a: string) => v.acts.includes(a)
+function Stage({ v, lost, act }: { v: View; lost: boolean; act: (name: string) => void }) {
+  const may = (a: string) => !lost && v.acts.includes(a)
   const begun = v.node || v.doing || v.story.length > 0
   return <>
     <div class="acts">
@@ -56,7 +68,7 @@ function Stage({ v, act }: { v: View; act: (name: string) => void }) {
       <span role="status" class="soft">{v.doing ? `${v.now || 'beginning'} …` : begun ? '' : `Tokens live ${v.life} seconds here; enforcement level ${v.level}.`}</span>
     </div>
     {begun && <>
-      <Parts v={v} />
+      <Parts v={v} lost={lost} />
       <h2>Do something to it</h2>
       <ul class="choices">{acts.map(([a, name, what]) => <li key={a}><button type="button" disabled={!may(a)} onClick={() => act(a)} aria-describedby={`what-${a}`}>{name}</button><span id={`what-${a}`} class="soft">{what}</span></li>)}</ul>
       <div class="beside"><div>
@@ -70,13 +82,13 @@ function Stage({ v, act }: { v: View; act: (name: string) => void }) {
 }
 
 /** The three parts: verifier, node and its token, job. */
-function Parts({ v }: { v: View }) {
+function Parts({ v, lost }: { v: View; lost: boolean }) {
   const left = useLeft(v.node?.deadline ?? 0)
-  const live = v.node && left > 0 && v.node.state !== 'fail-closed-restricted'
+  const live = v.node && !lost && left > 0 && v.node.state !== 'fail-closed-restricted'
   return <dl class="parts">
     <div><dt>Verifier</dt><dd>{v.verifier ? <Badge state={v.verifier} /> : '–'}<span class="soft">signs tokens, keeps the log</span></dd></div>
     <div><dt>Node</dt><dd>{v.node ? <><Badge state={v.node.state} /><span class="soft">{v.node.status}, <code>{v.node.id.slice(0, 8)}</code>, booted {v.node.boot}</span></> : '–'}</dd></div>
-    <div><dt>Token</dt><dd>{v.node ? <><Badge state={live ? 'valid' : 'lapsed'} /><progress aria-label="What is left of the token's life" max={v.life} value={live ? Math.min(left, v.life) : 0} /><span class="soft">{live ? `${left.toFixed(1)} s left of ${v.life}` : 'no work may run on it'}</span></> : '–'}</dd></div>
+    <div><dt>Token</dt><dd>{v.node ? <><Badge state={live || lost ? 'valid' : 'lapsed'} /><progress aria-label="What is left of the token's life" max={v.life} value={live ? Math.min(left, v.life) : 0} /><span class="soft">{live ? `${left.toFixed(1)} s left of ${v.life}` : lost ? 'whether it was renewed is not known' : 'no work may run on it'}</span></> : '–'}</dd></div>
     <div><dt>Job</dt><dd>{v.job ? <Badge state={v.job} /> : '–'}<span class="soft">a program and four daemons that ignore signals</span></dd></div>
   </dl>
 }
@@ -97,7 +109,7 @@ const causes: Record<string, string> = { revoked: 'by a signed order', denied: '
 function Told({ c, v }: { c: Chapter; v: View }) {
   return <article>
     <h3>{c.title || 'It did not come to its end'} <time class="soft">{new Date(c.at).toLocaleTimeString('en-GB')}</time></h3>
-    {c.stop && <p class="measured"><strong>{took(c.stop.dead_ms)}</strong> until the last process was gone, {causes[c.stop.cause] ?? c.stop.cause}. The keeper measured {(c.stop.latency_us / 1000).toFixed(1)} ms from order or deadline to the end, {c.stop.confirmed ? 'and found nothing left.' : 'and could not confirm that nothing is left.'}</p>}
+    {c.stop && <p class="measured"><strong>{took(c.stop.dead_ms)}</strong> until the last process was gone, {said(causes, c.stop.cause) ?? c.stop.cause}. The keeper measured {(c.stop.latency_us / 1000).toFixed(1)} ms from order or deadline to the end, {c.stop.confirmed ? 'and found nothing left.' : 'and could not confirm that nothing is left.'}</p>}
     {c.text && <p>{c.text}</p>}
     {c.trouble && <Trouble>{c.trouble}</Trouble>}
     {c.proof && c.proof.length > 0 && <p class="proof">Proof: {c.proof.map(id => {

@@ -1,7 +1,7 @@
 import type { ComponentChildren } from 'preact'
 import { Bars, figure, Line, moment, type Bar } from '../charts'
 import { useLoaded } from '../fetch'
-import { Badge, Trouble } from '../widgets'
+import { Badge, Heard } from '../widgets'
 
 interface Sample { labels: Record<string, string>; value: number; count?: number; buckets?: { most: number; count: number }[] }
 interface Health {
@@ -13,19 +13,18 @@ interface Health {
 const every = 5000
 
 export default function Page() {
-  const { value: h, trouble } = useLoaded<Health>('/v1/public/health', every)
+  const { value: h, at, trouble } = useLoaded<Health>('/v1/public/health', every)
   return <>
     <h1>Health</h1>
     <p class="soft">The figures that Prometheus scrapes from this verifier, each under the name it has there. Counts begin when the verifier starts. Read again every {every / 1000} seconds.</p>
-    {trouble && <Trouble>{trouble} {h && `The figures below are of ${moment(h.at)}. `}Trying again.</Trouble>}
-    {h ? <Figures h={h} /> : !trouble && <p class="soft" role="status" aria-busy="true">Reading the figures.</p>}
+    <Heard why={trouble} at={at}>{h ? <Figures h={h} /> : !trouble && <p class="soft" role="status" aria-busy="true">Reading the figures.</p>}</Heard>
   </>
 }
 
 /** What each check of readiness is about, and where to look when it fails. */
 const checks: Record<string, string> = {
   keys: 'A token key signs.', log: 'The database takes changes, and the log is the one this verifier signed.',
-  clock: 'The wall clock was not stepped.', governance: 'Operators have not frozen the domain.', serving: 'The verifier is not shutting down.',
+  clock: 'The wall clock was not stepped.', governance: 'Operators have not frozen the domain.', serving: 'The verifier is not shutting down.', witnesses: 'As many witnesses as must have cosigned the log.',
 }
 
 function Figures({ h }: { h: Health }) {
@@ -71,7 +70,8 @@ function Figures({ h }: { h: Health }) {
         ['Affirmed', figure(sum('writ_appraisals_total', { result: 'affirming' })), 'writ_appraisals_total'],
         ['Not affirmed', figure(sum('writ_appraisals_total') - sum('writ_appraisals_total', { result: 'affirming' })), 'writ_appraisals_total'],
       ]} />
-      <Bars label="Age of the evidence that legitimate nodes rest on" unit="nodes" bars={nodes.count ? steps(nodes) : []} none="No node is legitimate now." />
+      {nodes.count ? <Bars label="Age of the evidence that legitimate nodes rest on" unit="nodes" bars={steps(nodes)} />
+        : <p class="soft">No node is legitimate now. <code>writ provision</code> enrols one, <code>writ node approve</code> lets it in, and <code>writ agent</code> on it attests.</p>}
     </Card>
     <Card id="stops" name="Time to stop">
       <Values of={[
@@ -81,7 +81,8 @@ function Figures({ h }: { h: Health }) {
         ['99 of 100 within', quantile(stops, .99), 'writ_stop_latency_seconds'],
         ['Not confirmed by a keeper', figure(sum('writ_stops_total', { confirmed: 'false' })), 'writ_stops_total'],
       ]} />
-      <Bars label="From deadline or order to the last process gone" unit="executions" bars={stops.count ? steps(stops) : []} none="No work was stopped since the verifier started." />
+      {stops.count ? <Bars label="From deadline or order to the last process gone" unit="executions" bars={steps(stops)} />
+        : <p class="soft">No work was stopped since this verifier started. <code>writ run</code> on a node starts some.</p>}
     </Card>
     <Card id="database" name="Database and clock">
       <Values of={[
@@ -106,7 +107,8 @@ function Figures({ h }: { h: Health }) {
         ['Refused: frozen or diverged', figure(one('writ_divergence_detected_total') ?? 0), 'writ_divergence_detected_total'],
         ['Panics', figure(one('writ_panics_total') ?? 0), 'writ_panics_total'],
       ]} />
-      <Bars label="Problems, by kind" unit="answers" bars={kinds(of('writ_http_problems_total'))} none="No request was refused since the verifier started." />
+      {sum('writ_http_problems_total') ? <Bars label="Problems, by kind" unit="answers" bars={kinds(of('writ_http_problems_total'))} />
+        : <p class="soft">No request was answered with a problem since this verifier started.</p>}
     </Card>
     </div>
   </>

@@ -3,7 +3,7 @@ import { useEffect, useRef, useState } from 'preact/hooks'
 import { figure, moment } from '../charts'
 import { useLoaded } from '../fetch'
 import { boxHeight, boxWidth, place, type Arrow, type Box } from '../graph'
-import { Badge, Trouble } from '../widgets'
+import { Badge, Heard, said } from '../widgets'
 
 interface Run {
   exec: string; parent?: string; node: string; workload?: string; workload_basis: string; level: string; entry: number
@@ -59,7 +59,7 @@ function Search({ at, go }: { at: URLSearchParams; go: Go }) {
   for (const name of ['q', 'node']) if (field(name)) asked.set(name, field(name))
   for (const name of ['from', 'to']) { const s = Date.parse(`${field(name)}Z`) / 1000; if (s > 0) asked.set(name, String(s)) }
   if (before.length) asked.set('before', String(before[before.length - 1]))
-  const { value: found, trouble } = useLoaded<Found>(`/v1/public/executions?${asked}`, every)
+  const { value: found, at: heard, trouble } = useLoaded<Found>(`/v1/public/executions?${asked}`, every)
   const submit = (e: SubmitEvent) => {
     e.preventDefault()
     setBefore([])
@@ -75,8 +75,7 @@ function Search({ at, go }: { at: URLSearchParams; go: Go }) {
       <div><label for="to">Lived before (UTC)</label><input id="to" name="to" type="datetime-local" defaultValue={field('to')} /></div>
       <p><button id="find" class="main">Search</button> {at.size > 0 && <button id="all" type="button" onClick={() => { setBefore([]); go({}) }}>Show all</button>}</p>
     </form>
-    {trouble && <Trouble>{trouble} Trying again.</Trouble>}
-    {found ? <Results found={found} searched={at.size > 0 || before.length > 0} go={go} /> : !trouble && <p class="soft" role="status" aria-busy="true">Searching.</p>}
+    <Heard why={trouble} at={heard}>{found ? <Results found={found} searched={at.size > 0 || before.length > 0} go={go} /> : !trouble && <p class="soft" role="status" aria-busy="true">Searching.</p>}</Heard>
     {found && (found.more || before.length > 0) && <p class="acts">
       {before.length > 0 && <button id="later" type="button" onClick={() => setBefore(before.slice(0, -1))}>Later ones</button>}
       {found.more && <button id="earlier" type="button" onClick={() => setBefore([...before, found.executions[found.executions.length - 1].entry])}>Earlier ones</button>}
@@ -111,12 +110,11 @@ const tokenOf = (e: Event): Token | undefined => e.event === 'authorized' || e.e
 const expiry = (x: Execution) => Math.max(0, ...x.events.map(e => tokenOf(e)?.exp ?? 0))
 
 function Lineage({ exec, go }: { exec: string; go: Go }) {
-  const { value: told, trouble } = useLoaded<Told>(`/v1/public/lineage?exec=${encodeURIComponent(exec)}`, every)
+  const { value: told, at, trouble } = useLoaded<Told>(`/v1/public/lineage?exec=${encodeURIComponent(exec)}`, every)
   return <>
     <p><a href="/lineage" onClick={e => { e.preventDefault(); go({}) }}>All executions</a></p>
     <h1>Execution <code id="exec">{exec}</code></h1>
-    {trouble && <Trouble>{trouble} {told && 'What is below was true before. '}Trying again.</Trouble>}
-    {told ? <Life told={told} go={go} /> : !trouble && <p class="soft" role="status" aria-busy="true">Reading the log.</p>}
+    <Heard why={trouble} at={at}>{told ? <Life told={told} go={go} /> : !trouble && <p class="soft" role="status" aria-busy="true">Reading the log.</p>}</Heard>
   </>
 }
 
@@ -126,7 +124,7 @@ function Life({ told, go }: { told: Told; go: Go }) {
   const state = stateOf({ ended: x.ended, expires: expiry(x) }, told.now)
   return <>
     <div class="acts"><span id="state"><Badge state={state} /></span> <Exports exec={x.id} workload={!!x.workload} /></div>
-    <p>{stop ? <>{causes[stop.cause] ?? <>Cause: {stop.cause}.</>} {stop.confirmed ? `Its keeper confirms that nothing of it is left${after(stop)}.` : ''}</>
+    <p>{stop ? <>{said(causes, stop.cause) ?? <>Cause: {stop.cause}.</>} {stop.confirmed ? `Its keeper confirms that nothing of it is left${after(stop)}.` : ''}</>
       : state === 'running' ? <>It may run until <time>{moment(expiry(x))}</time>, and longer if its token is renewed.</>
         : <>Its last token ended <time>{moment(expiry(x))}</time>, and with it the work; nobody has reported the end.</>}</p>
     <dl class="figures across" id="facts">
@@ -230,10 +228,10 @@ function Said({ e }: { e: Event }) {
   }
   if (e.event === 'terminated') {
     const s = e.data as Stop
-    return <>{causes[s.cause] ?? s.cause} {s.confirmed ? `Confirmed by the keeper’s key${after(s)}.` : 'Not confirmed by a keeper.'}</>
+    return <>{said(causes, s.cause) ?? s.cause} {s.confirmed ? `Confirmed by the keeper’s key${after(s)}.` : 'Not confirmed by a keeper.'}</>
   }
   const t = tokenOf(e)!
-  return <>Token {figure(t.seq)} of the node, until <time>{moment(t.exp)}</time>, at {t.level}, for {t.aud}.{t.base !== undefined && <> It rests on the decision in entry {t.base} (<Proof index={t.base} />).</>}
+  return <>Token {figure(t.seq)} of the node, until <time>{moment(t.exp)}</time>, at {t.level}, for <bdi>{t.aud}</bdi>.{t.base !== undefined && <> It rests on the decision in entry {t.base} (<Proof index={t.base} />).</>}
     <Digests of={[['token before', t.prev], ['key', t.jkt], ['id', t.jti]]} /></>
 }
 
