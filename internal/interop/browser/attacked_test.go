@@ -100,7 +100,7 @@ func pasted(t *testing.T, l *lab, h *hostile, b *tab) {
 	b.press("Remove")
 
 	b.write("#bundle", h.token)
-	b.check(result, "The token:", escaped(audience))
+	b.check(result, "The token:", audience)
 	b.harmless("a hostile token")
 	encoded := base64.RawURLEncoding.EncodeToString
 	for _, a := range attacks {
