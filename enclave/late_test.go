@@ -6,4 +6,4 @@ import "time"
 
 // late is how long after the deadline the last instruction may come on a busy
 // machine. The benchmark measures; the tests only tell stopping from running on.
-const late = 300 * time.Millisecond
+const late = 150 * time.Millisecond

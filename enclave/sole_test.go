@@ -20,7 +20,7 @@ import (
 const containerVar = "WRIT_TEST_CONTAINER"
 
 // scheduled is what ordinary processes may have to wait for a processor.
-const scheduled = 3 * time.Second
+const scheduled = time.Second
 
 // containMain restricts itself and becomes `writ run`.
 func containMain() error {
