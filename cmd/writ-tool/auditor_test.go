@@ -22,11 +22,15 @@ import (
 
 const auditedOrigin = "audited.invalid/log"
 
+// auditedNow is the time of every entry: two logs of the same entries are one history.
+var auditedNow = time.Now()
+
 // auditedLog opens a log in memory; two of them are a fork.
 func auditedLog(t *testing.T) *ledger.Log {
 	t.Helper()
 	l, err := ledger.Open(t.Context(), ledger.Config{
 		Store: storetest.NewMemory(), Origin: auditedOrigin, Key: testKey(1), GuardFile: filepath.Join(t.TempDir(), "guard"),
+		Now: func() time.Time { return auditedNow },
 	})
 	if err != nil {
 		t.Fatal(err)

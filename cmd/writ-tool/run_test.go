@@ -33,7 +33,7 @@ func TestRunBecomesTheKeeper(t *testing.T) {
 
 	code, out, _ := run([]string{"WRIT_KEEPER=" + spy, "WRIT_EXECUTION=p1"}, "--level", "E2", "--image", "sha256:"+strings.Repeat("1a", 32), "--drain-before", "2s", "--json-stop", "--net", "none", "--landlock-ro", "/usr", "--on-lapse", "freeze:3s", "--", "work", "--level", "x")
 	want := strings.Join([]string{"-memo", "3", "-measured", "4", "-level", "E2", "-socket", "/run/writ/agent.sock", "-trust", filepath.Join(dir, "trust.json"), "-audience", "", "-parent", "p1", "-image", "sha256:" + strings.Repeat("1a", 32),
-		"-drain-before", "2s", "-pids", "4096", "-record", "", "-freeze-for", "3s", "-stop-on-partition", "0s", "-net", "none", "-private-tmp=false", "-landlock-ro", "/usr", "-json-stop", "--", "work", "--level", "x", ""}, "\n")
+		"-argv-policy", "", "-drain-before", "2s", "-pids", "4096", "-record", "", "-freeze-for", "3s", "-stop-on-partition", "0s", "-net", "none", "-private-tmp=false", "-landlock-ro", "/usr", "-json-stop", "--", "work", "--level", "x", ""}, "\n")
 	if code != 42 || out != want {
 		t.Errorf("exit code %d, the keeper was given\n%s\nexpected\n%s", code, out, want)
 	}

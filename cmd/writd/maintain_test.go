@@ -431,7 +431,7 @@ func TestUsage(t *testing.T) {
 		{"nonsense", "unknown command"},
 		{"serve --nonsense", "unknown flag"},
 		{"serve", "--config FILE is needed"},
-		{"serve extra", "unknown command"},
+		{"serve extra", "expected no argument"},
 		{"serve --config /nonexistent.toml", "no such file"},
 		{"serve --config " + unknown, "listem"},
 		{"check-config", "writd example-config"},
