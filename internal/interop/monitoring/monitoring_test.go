@@ -30,7 +30,7 @@ func witness(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return "witnesses = \"witness w1 " + w.VerifierKey() + "\\nquorum w1\\n\""
+	return "witnesses = \"witness w1 " + w.VerifierKey() + "\\nquorum none\\n\""
 }
 
 // TestAlertsAndDashboardNameWhatThereIs: every expression of the alert rules and of
